@@ -1,0 +1,1 @@
+"""Everything that measures: data sets, features, metrics, timing, records and tables."""

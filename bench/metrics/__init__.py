@@ -1,0 +1,1 @@
+"""Metrics as pure functions of features, images or embeddings, one file each."""

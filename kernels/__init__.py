@@ -1,0 +1,1 @@
+"""Tensor operations of image generators: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Image generators and samplers, built on `kernels`."""

@@ -1,0 +1,59 @@
+"""What the registry says of a model, and the protocol that every generator keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+Conditioning = Literal["none", "class", "text"]
+Latents = dict[str, Tensor]
+
+
+class ImageGenerator(Protocol):
+    """A generator of any family, GAN or diffusion.
+
+    A sample is drawn in two steps, so that it can't depend on the batch it is drawn in: `draw` makes the
+    random numbers of one sample on the CPU, `sample` turns a stacked batch of these into pixels.
+    """
+
+    resolution: int
+    conditioning: Conditioning
+    num_classes: int  # 0 unless conditioning is "class"
+    nfe: int  # evaluations of the network for one image
+
+    def draw(self, rng: np.random.Generator) -> Latents:
+        """Draw the random numbers of one sample: float32 CPU tensors without a batch dimension."""
+        ...
+
+    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents and int64 `[N]` labels."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSpec:
+    """An official weight file: where it is, what it must hash to, and on what terms it may be used."""
+
+    url: str
+    licence: str
+    sha256: str | None = None  # None: never seen by us; pinned at first use
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One published configuration of one model."""
+
+    name: str  # "stylegan2-ffhq-1024"
+    family: str  # "StyleGAN2", as papers print it
+    target: str  # "module:function"; the function takes `kwargs` and returns an ImageGenerator
+    dataset: str  # key of a data set, "any" for a configuration that was never published with weights
+    resolution: int
+    conditioning: Conditioning = "none"
+    num_classes: int = 0
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: CheckpointSpec | None = None
+    reported_as: str | None = None  # the `system` of results/reported.csv
