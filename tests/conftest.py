@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 COMMITTED_GOLDEN = REPOSITORY / "tests" / "golden"
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(
+    1
+)  # the tests are many small calls, and threads that wait for each other cost more than they give
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def golden_root(config: pytest.Config) -> Path:
-    """The folder whose case files are run: `--golden`, else the full set beside the checkout, else the committed core."""
+    """The folder whose cases are run: `--golden`, else the full set beside the checkout, else the committed core."""
     chosen = config.getoption("--golden")
     if chosen is not None:
         if not chosen.is_dir():

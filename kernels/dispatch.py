@@ -1,0 +1,105 @@
+"""Which implementation of a kernel runs: its reference in PyTorch, or its Triton kernel."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kernels.registry import KERNELS, KernelSpec
+
+Implementation = Literal["auto", "reference", "triton"]
+Kernel = Callable[..., Tensor]
+
+_implementation: ContextVar[Implementation] = ContextVar("implementation", default="auto")
+
+
+class KernelUnavailableError(ValueError):
+    """The implementation that was asked for by name can't run here."""
+
+
+@contextmanager
+def use(implementation: Implementation) -> Iterator[None]:
+    """Run every kernel called inside in this implementation; "auto" is Triton where it can run, else the reference.
+
+    Raises ValueError for another name. A named implementation that can't run raises KernelUnavailableError when a
+    kernel is called; nothing else runs in its place.
+    """
+    if implementation not in get_args(Implementation):
+        raise ValueError(unknown("implementation", implementation, get_args(Implementation)))
+    token = _implementation.set(implementation)
+    try:
+        yield
+    finally:
+        _implementation.reset(token)
+
+
+def select(kernel: str | KernelSpec, *tensors: Tensor) -> Kernel:
+    """Return the function that runs `kernel` for these tensors under the present `use`."""
+    spec = KERNELS[kernel] if isinstance(kernel, str) else kernel
+    wanted = _implementation.get()
+    if wanted == "reference" or (wanted == "auto" and spec.triton is None):
+        return resolve(spec.reference)
+    obstacle = _triton_obstacle(spec, tensors)
+    if spec.triton is not None and obstacle is None:
+        return resolve(spec.triton)
+    if wanted == "auto":
+        return resolve(spec.reference)
+    raise KernelUnavailableError(
+        f"{spec.name}: the implementation 'triton' was asked for, but {obstacle}. "
+        f"Allowed here: 'auto', 'reference'. Use kernels.dispatch.use('auto')."
+    )
+
+
+def explain(name: str) -> str:
+    """Say in one line which implementation of kernel `name` runs here, and why."""
+    if name not in KERNELS:
+        raise ValueError(unknown("kernel", name, KERNELS))
+    wanted, obstacle = _implementation.get(), _triton_obstacle(KERNELS[name], ())
+    if wanted == "reference":
+        return f"{name}: reference, because it was asked for"
+    if obstacle is None:
+        return f"{name}: triton, because it can run here"
+    return f"{name}: reference, because {obstacle}" if wanted == "auto" else f"{name}: none, because {obstacle}"
+
+
+@cache
+def resolve(target: str) -> Kernel:
+    """Import the function that "module:function" names."""
+    module, _, function = target.partition(":")
+    found: Kernel = getattr(importlib.import_module(module), function)
+    return found
+
+
+def unknown(what: str, got: str, allowed: Iterable[str]) -> str:
+    """The message for a name that isn't one of `allowed`: what was got, the nearest name, and all of them."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(got), names, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {got!r}.{hint} Allowed: {', '.join(names)}."
+
+
+def _triton_obstacle(spec: KernelSpec, tensors: tuple[Tensor, ...]) -> str | None:
+    if spec.triton is None:
+        return "no Triton kernel exists for it yet"
+    if _triton_missing():
+        return "the package triton is not installed"
+    elsewhere = next((tensor.device for tensor in tensors if not tensor.is_cuda), None)
+    if elsewhere is not None:
+        return f"a tensor is on the device {elsewhere} and Triton needs all of them on a GPU"
+    if not tensors and not torch.cuda.is_available():
+        return "no GPU is visible"
+    return None
+
+
+@cache
+def _triton_missing() -> bool:
+    return importlib.util.find_spec("triton") is None

@@ -1,0 +1,90 @@
+"""All kernels, in one explicit dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kernels import costs
+from kernels.costs import LayerShape
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """What there is of one kernel; targets are "module:function" and are imported when first called.
+
+    `tolerance` bounds `||out - ref|| / ||ref||` against the float64 reference, by dtype name. `cases` are small
+    sizes for tests. `flops(shape)` and `bytes_moved(shape, element_size)` are the least that the work needs.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    triton: str | None
+    tolerance: Mapping[str, float]
+    cases: tuple[LayerShape, ...]
+    flops: Callable[[LayerShape], int]
+    bytes_moved: Callable[[LayerShape, int], int]
+
+
+_TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+_CONV_CASES = (
+    LayerShape(2, 8, 16, 8, 8),
+    LayerShape(3, 5, 7, 13, 11),
+    LayerShape(2, 6, 3, 16, 16, kernel=1),
+    LayerShape(2, 8, 4, 5, 9, up=2),
+    LayerShape(2, 4, 8, 12, 10, down=2),
+)
+
+KERNELS: dict[str, KernelSpec] = {
+    "modulated_conv2d": KernelSpec(
+        name="modulated_conv2d",
+        summary="modulation, convolution, demodulation, noise, bias and activation of a StyleGAN2 layer",
+        reference="kernels.modulated_conv:modulated_conv2d_reference",
+        triton=None,
+        tolerance={"float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2},
+        cases=_CONV_CASES,
+        flops=costs.modulated_conv_flops,
+        bytes_moved=costs.modulated_conv_bytes,
+    ),
+    "conv2d_resample": KernelSpec(
+        name="conv2d_resample",
+        summary="convolution with FIR-filtered up- or downsampling",
+        reference="kernels.conv2d_resample:conv2d_resample_reference",
+        triton=None,
+        tolerance=_TOLERANCE,
+        cases=_CONV_CASES,
+        flops=costs.conv_flops,
+        bytes_moved=costs.conv_bytes,
+    ),
+    "upfirdn2d": KernelSpec(
+        name="upfirdn2d",
+        summary="zero-stuffing, padding, FIR filter and decimation of every channel",
+        reference="kernels.upfirdn2d:upfirdn2d_reference",
+        triton=None,
+        tolerance=_TOLERANCE,
+        cases=(LayerShape(2, 3, 3, 9, 7, up=2), LayerShape(3, 4, 4, 10, 8, down=2), LayerShape(1, 5, 5, 8, 8)),
+        flops=costs.fir_flops,
+        bytes_moved=costs.pointwise_bytes,
+    ),
+    "bias_act": KernelSpec(
+        name="bias_act",
+        summary="bias, activation, gain and clamp",
+        reference="kernels.bias_act:bias_act_reference",
+        triton=None,
+        tolerance=_TOLERANCE,
+        cases=(LayerShape(2, 5, 5, 7, 3), LayerShape(1, 16, 16, 8, 8)),
+        flops=costs.pointwise_flops,
+        bytes_moved=costs.pointwise_bytes,
+    ),
+    "minibatch_std": KernelSpec(
+        name="minibatch_std",
+        summary="standard deviation over groups of samples, appended as channels",
+        reference="kernels.minibatch_std:minibatch_std_reference",
+        triton=None,
+        tolerance=_TOLERANCE,
+        cases=(LayerShape(4, 6, 7, 4, 4), LayerShape(8, 4, 5, 4, 4)),
+        flops=costs.minibatch_std_flops,
+        bytes_moved=costs.pointwise_bytes,
+    ),
+}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from kernels import dispatch
+from kernels.bias_act import bias_act, bias_act_reference
+from kernels.dispatch import KernelUnavailableError, explain, select, use
+from kernels.registry import KERNELS
+
+# a target that stands for a Triton kernel: nothing is launched, so that this runs on a CPU
+WITH_TRITON = dataclasses.replace(KERNELS["bias_act"], triton="kernels.bias_act:bias_act")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_select_auto_is_the_reference_where_there_is_no_triton_kernel(name: str) -> None:
+    assert KERNELS[name].triton is None
+    assert select(name, torch.zeros(1)) is dispatch.resolve(KERNELS[name].reference)
+    assert explain(name) == f"{name}: reference, because no Triton kernel exists for it yet"
+
+
+def test_use_triton_is_an_error_where_there_is_no_kernel() -> None:
+    with (
+        use("triton"),
+        pytest.raises(KernelUnavailableError, match=r"bias_act: .*'triton' was asked for, but no Triton"),
+    ):
+        bias_act(torch.zeros(2, 3))
+    with use("triton"):
+        assert explain("bias_act") == "bias_act: none, because no Triton kernel exists for it yet"
+
+
+def test_use_nests_and_ends() -> None:
+    with use("triton"), use("reference"):
+        assert select("bias_act") is bias_act_reference
+        assert explain("bias_act") == "bias_act: reference, because it was asked for"
+    with pytest.raises(RuntimeError, match="body"), use("triton"):
+        raise RuntimeError("body")
+    assert select("bias_act") is bias_act_reference
+
+
+def test_select_never_falls_back_from_a_named_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    on_cpu = torch.zeros(1)
+    assert select(WITH_TRITON, on_cpu) is bias_act_reference
+    with use("triton"), pytest.raises(KernelUnavailableError, match="a tensor is on the device cpu"):
+        select(WITH_TRITON, on_cpu)
+
+
+def test_select_auto_takes_triton_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(KERNELS, "bias_act", WITH_TRITON)
+    assert select("bias_act") is bias_act
+    assert explain("bias_act") == "bias_act: triton, because it can run here"
+    with use("reference"):
+        assert select("bias_act") is bias_act_reference
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: True)
+    assert select("bias_act") is bias_act_reference
+    assert explain("bias_act") == "bias_act: reference, because the package triton is not installed"
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert explain("bias_act") == "bias_act: reference, because no GPU is visible"
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown implementation 'trition'\. Did you mean 'triton'\?"), use("trition"):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(ValueError, match=r"unknown kernel 'modulated_conv'\. Did you mean 'modulated_conv2d'\?"):
+        explain("modulated_conv")
