@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -57,3 +58,4 @@ class ModelSpec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: CheckpointSpec | None = None
     reported_as: str | None = None  # the `system` of results/reported.csv
+    shipped_weights: Path | None = None  # a file in models/weights; self-trained, for the embedded data set

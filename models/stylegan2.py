@@ -1,0 +1,331 @@
+"""The StyleGAN2 and StyleGAN2-ADA generator: mapping network and skip, resnet or orig synthesis network.
+
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv:1912.04958) and "Training Generative
+Adversarial Networks with Limited Data" (arXiv:2006.06676). Parameters and buffers have the names of the official
+PyTorch networks, so that their state dicts load as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kernels.bias_act import Activation
+from kernels.conv2d_resample import ResampledConv, conv2d_resample
+from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
+from kernels.upfirdn2d import setup_filter, upsample2d
+from models.layers import FullyConnectedLayer, fill_normal, normalize_2nd_moment, one_hot, to_uint8
+from models.spec import Conditioning, Latents
+from models.stylegan2_config import FIR_TAPS, StyleGAN2Config
+
+NoiseMode = Literal["random", "const", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How `StyleGAN2Generator.sample` makes images; the defaults are those of the papers' FID."""
+
+    truncation_psi: float = 1.0
+    truncation_cutoff: int | None = None  # truncate the first so many style vectors; None: all
+    noise_mode: NoiseMode = "random"
+    force_fp32: bool = False
+
+
+class MappingNetwork(nn.Module):
+    """Latents and labels to style vectors."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        if config.num_classes:
+            self.embed = FullyConnectedLayer(config.num_classes, config.w_dim)
+        width = config.z_dim + (config.w_dim if config.num_classes else 0)
+        for i in range(config.mapping_layers):
+            layer = FullyConnectedLayer(width, config.w_dim, "lrelu", lr_multiplier=config.mapping_lr_multiplier)
+            self.add_module(f"fc{i}", layer)
+            width = config.w_dim
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def reset(self, rng: np.random.Generator) -> None:  # noqa: ARG002
+        """Forget the average."""
+        self.w_avg.zero_()
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+    ) -> Tensor:
+        """Map latents `[N, z_dim]` and one-hot labels `[N, num_classes]` to style vectors `[N, num_ws, w_dim]`.
+
+        Latents and embedded labels are normalised each on their own. Truncation pulls the first `truncation_cutoff`
+        vectors (None: all) towards the average; `update_emas` moves the average, which only training should ask for.
+        """
+        w = normalize_2nd_moment(z.to(self.w_avg.dtype))
+        if self.config.num_classes:
+            if c is None:
+                raise ValueError(f"no labels: this generator is conditional on {self.config.num_classes} classes")
+            w = torch.cat([w, normalize_2nd_moment(self.embed(c.to(w.dtype)))], dim=1)
+        for i in range(self.config.mapping_layers):
+            w = self.get_submodule(f"fc{i}")(w)
+        if update_emas:
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.config.w_avg_beta))
+        ws = w.unsqueeze(1).repeat(1, self.config.num_ws, 1)
+        if truncation_psi == 1:
+            return ws
+        truncated = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        return truncated if truncation_cutoff is None else torch.cat([truncated, ws[:, truncation_cutoff:]], dim=1)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias and leaky ReLU; doubles the resolution first where `up` is 2."""
+
+    resample_filter: Tensor
+    noise_const: Tensor
+
+    def __init__(self, config: StyleGAN2Config, resolution: int, up: int = 1) -> None:
+        super().__init__()
+        self.up, self.conv_clamp = up, config.conv_clamp
+        in_channels, out_channels = config.channels(resolution // up), config.channels(resolution)
+        self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+        self.register_buffer("noise_const", torch.zeros(resolution, resolution))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Draw the start of training."""
+        fill_normal(self.weight, rng)
+        fill_normal(self.noise_const, rng)
+        self.noise_strength.zero_()
+        self.bias.zero_()
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
+        """Apply the layer to `[N, Cin, H, W]` under styles `[N, w_dim]`; noise is `[H, W]` or `[N, 1, H, W]`."""
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        epilogue = Epilogue(
+            noise=None if noise is None else noise * self.noise_strength,
+            bias=self.bias,
+            activation=Activation("lrelu", gain=math.sqrt(2) * gain, clamp=clamp),
+        )
+        # the up-sampling layers were trained with true convolution, all others with correlation
+        conv = ModulatedConv(up=self.up, padding=1, flip_weight=self.up == 1)
+        return modulated_conv2d(x, self.weight, self.affine(w), conv, fir=self.resample_filter, epilogue=epilogue)
+
+
+class ToRGBLayer(nn.Module):
+    """Modulated 1x1 convolution to three channels, without demodulation."""
+
+    def __init__(self, config: StyleGAN2Config, resolution: int) -> None:
+        super().__init__()
+        channels = config.channels(resolution)
+        self.affine = FullyConnectedLayer(config.w_dim, channels, bias_init=1)
+        self.weight = nn.Parameter(torch.zeros(3, channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.activation = Activation("linear", clamp=config.conv_clamp)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Draw the start of training."""
+        fill_normal(self.weight, rng)
+        self.bias.zero_()
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Turn features `[N, C, H, W]` into colours `[N, 3, H, W]` under styles `[N, w_dim]`."""
+        styles = self.affine(w) / math.sqrt(self.weight.shape[1])
+        epilogue = Epilogue(bias=self.bias, activation=self.activation)
+        return modulated_conv2d(x, self.weight, styles, ModulatedConv(demodulate=False), epilogue=epilogue)
+
+
+class UpsampledSkip(nn.Module):
+    """The shortcut of a residual block: 1x1 convolution to twice the resolution."""
+
+    resample_filter: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Draw the start of training."""
+        fill_normal(self.weight, rng)
+
+    def forward(self, x: Tensor, gain: float) -> Tensor:
+        """Map `[N, Cin, H, W]` to `[N, Cout, 2H, 2W]`."""
+        weight = (self.weight * (gain / math.sqrt(self.weight.shape[1]))).to(x.dtype)
+        return conv2d_resample(x, weight, self.resample_filter, ResampledConv(up=2))
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution."""
+
+    resample_filter: Tensor
+
+    def __init__(self, config: StyleGAN2Config, resolution: int) -> None:
+        super().__init__()
+        self.residual = config.architecture == "resnet" and resolution > 4
+        self.has_rgb = config.architecture == "skip" or resolution == config.resolution
+        self.is_half = config.is_half(resolution)
+        self.num_convs = 1 if resolution == 4 else 2
+        channels = config.channels(resolution)
+        if resolution == 4:
+            self.const = nn.Parameter(torch.zeros(channels, 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(config, resolution, up=2)
+        self.conv1 = SynthesisLayer(config, resolution)
+        if self.residual:
+            self.skip = UpsampledSkip(config.channels(resolution // 2), channels)
+        if self.has_rgb:
+            self.torgb = ToRGBLayer(config, resolution)
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Draw the constant input, which only the 4x4 block has."""
+        if self.num_convs == 1:
+            fill_normal(self.const, rng)
+
+    @property
+    def noise_consts(self) -> list[Tensor]:
+        """The fixed noise map of each convolution."""
+        return [layer.noise_const for layer in self.children() if isinstance(layer, SynthesisLayer)]
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noises: Sequence[Tensor | None], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map features and image of half the resolution (None at 4x4) to those of this one.
+
+        Style vectors are `[N, num_convs + has_rgb, w_dim]`; `noises` has one map for each convolution.
+        """
+        # a copy: a view of a parameter asks for gradients even in inference mode, and FLOP counters trip over it
+        x = self.const.repeat(len(ws), 1, 1, 1) if x is None else x
+        x = self._features(x.to(dtype), ws, noises)
+        if self.has_rgb:
+            rgb = self.torgb(x, ws[:, self.num_convs]).to(ws.dtype)
+            image = rgb if image is None else upsample2d(image, self.resample_filter) + rgb
+        return x, image
+
+    def _features(self, x: Tensor, ws: Tensor, noises: Sequence[Tensor | None]) -> Tensor:
+        if self.num_convs == 1:
+            return cast("Tensor", self.conv1(x, ws[:, 0], noises[0]))
+        gain = math.sqrt(0.5) if self.residual else 1.0
+        y = self.conv1(self.conv0(x, ws[:, 0], noises[0]), ws[:, 1], noises[1], gain)
+        return cast("Tensor", self.skip(x, gain) + y if self.residual else y)
+
+
+class SynthesisNetwork(nn.Module):
+    """Style vectors to images."""
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        for resolution in config.resolutions:
+            self.add_module(f"b{resolution}", SynthesisBlock(config, resolution))
+
+    def forward(
+        self,
+        ws: Tensor,
+        noise_mode: NoiseMode = "random",
+        noise_maps: Sequence[Tensor] | None = None,
+        force_fp32: bool = False,
+    ) -> Tensor:
+        """Synthesise images `[N, 3, H, W]`, nominally in [-1, 1] and not clamped, from `[N, num_ws, w_dim]`.
+
+        `noise_maps`, `[N, r, r]` each, stand in for the maps that mode "random" would draw. Float16 runs on CUDA only.
+        """
+        noises = self._noises(ws, noise_mode, noise_maps)
+        x: Tensor | None = None
+        image: Tensor | None = None
+        layer = 0
+        for block in cast("Iterable[SynthesisBlock]", self.children()):
+            dtype = torch.float16 if block.is_half and ws.is_cuda and not force_fp32 else ws.dtype
+            end = layer + block.num_convs
+            # ToRGB shares its style vector with the first convolution of the next block
+            x, image = block(x, image, ws[:, layer : end + 1], noises[layer:end], dtype)
+            layer = end
+        assert image is not None
+        return image
+
+    def _noises(self, ws: Tensor, mode: NoiseMode, maps: Sequence[Tensor] | None) -> Sequence[Tensor | None]:
+        sizes = self.config.noise_resolutions
+        if mode == "none":
+            return [None] * len(sizes)
+        if mode == "const":
+            return [noise for block in self.children() for noise in cast("SynthesisBlock", block).noise_consts]
+        if mode != "random":
+            raise ValueError(f"noise_mode {mode!r} is not one of {', '.join(get_args(NoiseMode))}")
+        if maps is not None:
+            return [noise.unsqueeze(1).to(ws) for noise in maps]
+        return [torch.randn(len(ws), 1, size, size, device=ws.device, dtype=ws.dtype) for size in sizes]
+
+
+class StyleGAN2Generator(nn.Module):
+    """Mapping and synthesis network; keeps the protocol `ImageGenerator`. All weights are zero until set."""
+
+    target: ClassVar[str] = "models.stylegan2:build"
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.settings = SamplingSettings()
+        self.nfe = 1
+        self.resolution, self.num_classes = config.resolution, config.num_classes
+        self.z_dim, self.num_ws = config.z_dim, config.num_ws
+        self.conditioning: Conditioning = "class" if config.num_classes else "none"
+        self.mapping = MappingNetwork(config)
+        self.synthesis = SynthesisNetwork(config)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments of `build` that make this generator again."""
+        return asdict(self.config)
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: NoiseMode = "random",
+    ) -> Tensor:
+        """Map latents `[N, z_dim]` and one-hot labels `[N, num_classes]` to images `[N, 3, H, W]` of [-1, 1]."""
+        ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
+        return cast("Tensor", self.synthesis(ws, noise_mode))
+
+    def draw(self, rng: np.random.Generator) -> Latents:
+        """Draw the latent `z` of one sample and, in noise mode "random", its maps `noise_0`, `noise_1`, ..."""
+        shapes: dict[str, tuple[int, ...]] = {"z": (self.config.z_dim,)}
+        if self.settings.noise_mode == "random":
+            shapes |= {f"noise_{i}": (size, size) for i, size in enumerate(self.config.noise_resolutions)}
+        return {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
+
+    @torch.inference_mode()
+    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
+
+        Raises:
+            ValueError: labels are missing, not wanted or out of range.
+        """
+        settings = self.settings
+        z = latents["z"].to(self.mapping.w_avg)
+        c = one_hot(labels, self.num_classes, like=z)
+        ws = self.mapping(z, c, settings.truncation_psi, settings.truncation_cutoff)
+        maps = None
+        if settings.noise_mode == "random":
+            maps = [latents[f"noise_{i}"] for i in range(len(self.config.noise_resolutions))]
+        return to_uint8(self.synthesis(ws, settings.noise_mode, maps, settings.force_fp32))
+
+
+def build(**kwargs: Any) -> StyleGAN2Generator:
+    """Make a generator of these `StyleGAN2Config` fields; its weights are zero until set."""
+    return StyleGAN2Generator(StyleGAN2Config(**kwargs))
