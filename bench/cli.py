@@ -1,0 +1,257 @@
+"""The command line: each command parses, builds a spec, and makes one call."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from bench.errors import UserError
+from bench.weights import WEIGHTS
+
+COMMANDS_HELP = """\
+With no command the main job runs: doctor, plan, run, report.
+
+examples:
+  python -m bench                                   the embedded data set, under three minutes on a CPU
+  python -m bench --data ~/datasets                 CIFAR-10, FFHQ, ImageNet, Pokemon zips found there
+  python -m bench plan --suite paper --data DIR     what would run, and how long it would take
+  python -m bench report results/runs/NAME          write the tables and plots of a run again
+"""
+EXAMPLES = {
+    "main": "python -m bench --data ~/datasets --inception-weights weights-inception-2015-12-05-6726825d.pth",
+    "doctor": "python -m bench doctor --offline",
+    "ls": "python -m bench ls models",
+    "plan": "python -m bench plan --data ~/datasets --only 'ffhq-*'",
+    "run": "python -m bench run --suite data-cpu --data ~/datasets --limit 64 --output /tmp/try",
+    "report": "python -m bench report results/runs/20260101T000000Z-cpu-smoke-0123abcd",
+    "fetch": "python -m bench fetch inception vgg16 vgg16-lpips",
+    "dataset": "python -m bench dataset ~/photos ffhq-64x64.zip --resolution 64 --crop center --filter lanczos",
+    "train": "python -m bench train shapes --resolution 32 --minutes 60 -o mine.safetensors",
+    "kernels": "python -m bench kernels --budget 60",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the nearest flag when one is not known."""
+
+    def every_parser(self) -> list[argparse.ArgumentParser]:
+        """This parser and those of its commands."""
+        groups = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [self, *(parser for group in groups for parser in group.values())]
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print one message and leave with status 2."""
+        words = [word for parser in self.every_parser() for a in parser._actions for word in a.option_strings]
+        unknown = message.rpartition(" ")[2]
+        near = difflib.get_close_matches(unknown, words, n=1, cutoff=0.6) if "unrecognized" in message else []
+        hint = f" Did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {message}.{hint}\nSee `{self.prog} --help`.\n")
+
+
+def _weights_argument(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    return (name, Path(path)) if equals else ("", Path(text))
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """What `plan`, `run` and the main job have in common."""
+    what = parser.add_argument_group("what is run")
+    what.add_argument("--suite", default="auto", help="a suite (`ls suites`) or a .toml file")
+    what.add_argument("--data", type=Path, metavar="DIR", help="folder of data sets; default: $STYLEBENCH_DATA")
+    what.add_argument("--only", metavar="GLOB", help="entries or models to keep: 'ffhq-*', 'stylegan2-*'")
+    what.add_argument("--limit", type=int, metavar="N", help="images of each subject; numbers then carry N")
+    what.add_argument("--seed", type=int, help="seed of samples, splits and random weights; default: the suite's")
+    what.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    what.add_argument("--batch-size", type=int, metavar="N", help="images a step; does not change the samples")
+    what.add_argument(
+        "--weights", type=_weights_argument, action="append", default=[], metavar="[MODEL=]FILE",
+        help="safetensors of a model, instead of random weights; may be given again",
+    )  # fmt: skip
+    _add_network_weights(parser)
+
+
+def _add_network_weights(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("feature networks")
+    for name, file in WEIGHTS.items():
+        group.add_argument(f"--{name}-weights", type=Path, metavar="FILE", help=f"serves {file.serves}")
+    group.add_argument("--offline", action="store_true", help="never ask the network for anything")
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how it is run")
+    how.add_argument("--output", "-o", type=Path, metavar="DIR", help="run folder; default: results/runs/NAME")
+    how.add_argument("--fresh", action="store_true", help="start anew, where an unfinished run could be resumed")
+    how.add_argument("--shard", metavar="I/N", help="make only part I of N of the features; then run without --shard")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m bench", description=__doc__, epilog=COMMANDS_HELP, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, summary: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        example = f"example:\n  {EXAMPLES[name]}\n"
+        added = commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=raw)
+        added.set_defaults(handler=handler)
+        return added
+
+    main_job = command("main", "doctor, plan, run and report in one (the default)", run_main_job)
+    _add_selection(main_job)
+    _add_execution(main_job)
+    _add_network_weights(command("doctor", "look at the environment, the GPU, the network and the caches", run_doctor))
+    ls = command("ls", "list what there is", run_ls)
+    ls.add_argument("kind", choices=["models", "suites", "protocols", "datasets", "weights", "kernels", "runs"])
+    _add_selection(command("plan", "say what would run, how long, and what it needs", run_plan))
+    run = command("run", "run a suite; the same command resumes a run that was cut", run_suite)
+    _add_selection(run)
+    _add_execution(run)
+    report = command("report", "write tables and plots of a run", run_report)
+    report.add_argument("run", type=Path, nargs="?", help="run folder; default: the latest")
+    fetch = command("fetch", "download weights of feature networks into the cache", run_fetch)
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="see `python -m bench ls weights`")
+    dataset = command("dataset", "make a data set zip: crop, resize, keep labels and captions", run_dataset)
+    _add_preparation(dataset)
+    train = command("train", "train a small StyleGAN2, as the shipped weights were made", run_train)
+    train.add_argument("dataset", help="`shapes`, a folder or a zip")
+    train.add_argument("--resolution", type=int, required=True, help="width and height in pixels")
+    train.add_argument("--minutes", type=float, default=60.0, help="when to stop; default: 60")
+    train.add_argument("--output", "-o", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    kernels = command("kernels", "check, then time the kernels of this machine", run_kernels)
+    kernels.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="time to measure; default: 60")
+    kernels.add_argument("--batch-size", type=int, default=4, metavar="N")
+    return parser
+
+
+def _add_preparation(parser: argparse.ArgumentParser) -> None:
+    from bench.prepare import CROPS, FILTERS
+
+    parser.add_argument("source", metavar="SRC", help="folder, zip, CIFAR-10 archive, or `shapes`")
+    parser.add_argument("destination", type=Path, metavar="DEST", help="the zip to write, such as ffhq-64x64.zip")
+    parser.add_argument("--resolution", type=int, required=True, help="width and height in pixels")
+    parser.add_argument("--crop", choices=CROPS, default="center", help="how to make images square")
+    parser.add_argument("--filter", choices=FILTERS, default="lanczos", help="resampling filter; part of the recipe")
+    parser.add_argument("--max-images", type=int, metavar="N", help="take a fixed random choice of N images")
+    parser.add_argument("--force", action="store_true", help="replace DEST if it is there")
+
+
+def run_main_job(arguments: argparse.Namespace) -> int:
+    """Doctor, plan, run, report."""
+    from bench.commands import main_job
+
+    return main_job(arguments)
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print the findings; status 1 if one is bad."""
+    from bench.commands import doctor
+
+    return doctor(arguments)
+
+
+def run_ls(arguments: argparse.Namespace) -> int:
+    """Print a registry."""
+    from bench.listing import list_kind
+
+    print("\n".join(list_kind(arguments.kind)))
+    return 0
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Print the plan."""
+    from bench.commands import plan
+
+    return plan(arguments)
+
+
+def run_suite(arguments: argparse.Namespace) -> int:
+    """Run without the talk around it."""
+    from bench.commands import run
+
+    return run(arguments)
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """Write the report of a run again."""
+    from bench.commands import report
+
+    return report(arguments.run)
+
+
+def run_fetch(arguments: argparse.Namespace) -> int:
+    """Fetch weights."""
+    from bench.weights import fetch_weights
+
+    for name in arguments.names:
+        print(fetch_weights(name))
+    return 0
+
+
+def run_dataset(arguments: argparse.Namespace) -> int:
+    """Prepare a data set."""
+    from bench.prepare import PreparationSpec, prepare_dataset
+
+    names = ("source", "destination", "resolution", "crop", "filter", "max_images", "force")
+    print(prepare_dataset(PreparationSpec(**{name: getattr(arguments, name) for name in names})))
+    return 0
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train a small generator."""
+    from bench.commands import train
+
+    return train(arguments)
+
+
+def run_kernels(arguments: argparse.Namespace) -> int:
+    """Time the kernels."""
+    from bench.kernel_timing import format_rows, run_kernel_timing
+
+    print(format_rows(run_kernel_timing(arguments.budget, arguments.batch_size)))
+    return 0
+
+
+def _with_default_command(argv: list[str]) -> list[str]:
+    """No command means the main job; a word that is no command is an error with the nearest one."""
+    if argv and argv[0] in {"-h", "--help"}:
+        return argv
+    if not argv or argv[0].startswith("-"):
+        return ["main", *argv]
+    if argv[0] not in EXAMPLES:
+        near = difflib.get_close_matches(argv[0], EXAMPLES, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown command {argv[0]!r}.{hint} Commands: {', '.join(EXAMPLES)}.")
+    return argv
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> int:
+    """Run a command. Exit status: 0 done, 1 error or a failed task, 2 wrong usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        from bench.doctor import refuse_foreign_packages
+
+        refuse_foreign_packages()
+        arguments = build_parser().parse_args(_with_default_command(argv))
+        arguments.shown_command = shlex.join(["python", "-m", "bench", *argv])
+        if not hasattr(arguments, "handler"):
+            build_parser().print_help()
+            return 2
+        status: int = arguments.handler(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return status

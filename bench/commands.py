@@ -1,0 +1,145 @@
+"""The commands that run things: doctor -> plan -> run -> report, alone or one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from bench.comparison import comparison_tables
+from bench.datasets import open_dataset
+from bench.doctor import examine, format_findings
+from bench.environment import choose_device
+from bench.errors import UserError
+from bench.offline import forbid_network, network_available
+from bench.plan import Plan, PlanOptions, describe, make_plan
+from bench.records import read_records
+from bench.report import write_report
+from bench.run import RUNS, RunOptions, RunResult, Shard, execute
+from bench.tables import to_text
+from bench.train import TrainingRun, small_spec, train_on
+from bench.weights import WEIGHTS, WeightsOptions
+
+MAX_TRAINING_IMAGES = 10**9  # the minutes end a training
+
+
+def weights_options(arguments: argparse.Namespace, *, may_fetch: bool) -> WeightsOptions:
+    """Where weights of networks come from; `--offline` shuts the network for the whole process."""
+    if arguments.offline:
+        forbid_network()
+    given = {name: getattr(arguments, f"{name}-weights".replace("-", "_")) for name in WEIGHTS}
+    overrides = {name: path for name, path in given.items() if path is not None}
+    offline = arguments.offline or not may_fetch or not network_available()
+    return WeightsOptions(overrides, offline=offline)
+
+
+def _model_weights(given: list[tuple[str, Path]], plan: Plan) -> dict[str, Path]:
+    """Give a file without a model's name to the only model of the plan."""
+    models = sorted({model for stage in plan.stages for model in stage.entry.models})
+    named: dict[str, Path] = {}
+    for name, path in given:
+        if not path.is_file():
+            raise UserError(f"--weights {path}: no such file")
+        if not name and len(models) != 1:
+            raise UserError(f"--weights {path}: for which model? Write MODEL={path}, with one of {', '.join(models)}.")
+        if name and name not in models:
+            raise UserError(f"--weights {name}={path}: no such model in this plan; there are {', '.join(models)}")
+        named[name or models[0]] = path
+    return named
+
+
+def _plan_options(arguments: argparse.Namespace, *, may_fetch: bool) -> PlanOptions:
+    for name in ("limit", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
+    environment = os.environ.get("STYLEBENCH_DATA")
+    data_dir = arguments.data or (Path(environment) if environment else None)
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"--data {data_dir}: no such folder. Give the folder that holds zips like cifar10-32x32.zip.")
+    return PlanOptions(
+        suite=arguments.suite,
+        data_dir=data_dir,
+        only=arguments.only,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        network_weights=weights_options(arguments, may_fetch=may_fetch),
+    )
+
+
+def _planned(arguments: argparse.Namespace, *, may_fetch: bool) -> tuple[Plan, PlanOptions]:
+    device = choose_device(arguments.device)
+    options = _plan_options(arguments, may_fetch=may_fetch)
+    made = make_plan(options, device)
+    return made, dataclasses.replace(options, model_weights=_model_weights(arguments.weights, made))
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print the findings."""
+    findings = list(examine(weights_options(arguments, may_fetch=False)))
+    print(format_findings(findings))
+    return int(any(finding.state == "bad" for finding in findings))
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Print the plan."""
+    made, options = _planned(arguments, may_fetch=False)
+    print("\n".join(describe(made, options)))
+    return 0
+
+
+def _execute(made: Plan, options: PlanOptions, arguments: argparse.Namespace) -> RunResult:
+    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
+    return execute(made, options, RunOptions(arguments.output, arguments.fresh, shard, arguments.shown_command))
+
+
+def _conclude(result: RunResult) -> int:
+    if not result.complete:
+        print(f"shards   {result.folder}\nWhen all shards are there, run the same command without --shard.")
+        return int(result.num_failed > 0)
+    status = report(result.folder)
+    if result.num_failed:
+        print(f"{result.num_failed} measurements failed; the tables say which and why")
+    return 1 if result.num_failed else status
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a suite and report it."""
+    made, options = _planned(arguments, may_fetch=True)
+    return _conclude(_execute(made, options, arguments))
+
+
+def main_job(arguments: argparse.Namespace) -> int:
+    """Doctor, plan, run, report."""
+    made, options = _planned(arguments, may_fetch=True)
+    print("doctor\n" + format_findings(list(examine(options.network_weights))))
+    print("\nplan\n" + "\n".join(describe(made, options)) + "\n", flush=True)
+    return _conclude(_execute(made, options, arguments))
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train a small StyleGAN2 on a data set."""
+    device = choose_device(arguments.device)
+    dataset = open_dataset(arguments.dataset, arguments.resolution)
+    how = TrainingRun(minutes=arguments.minutes, device=str(device))
+    digest = train_on(dataset, small_spec(dataset, images=MAX_TRAINING_IMAGES), arguments.output, how)
+    print(f"weights  {arguments.output}, sha256 {digest}")
+    return 0
+
+
+def report(folder: Path | None) -> int:
+    """Write the report of a run, and print its tables."""
+    if folder is None:
+        latest = RUNS.parent / "latest"
+        if not latest.is_file():
+            raise UserError(f"there is no run yet in {RUNS}. `python -m bench` makes one.")
+        folder = Path(latest.read_text(encoding="utf-8").strip())
+    if not (folder / "records.jsonl").is_file():
+        raise UserError(f"{folder}: no records.jsonl there; it is not a finished run. Give a folder of {RUNS}.")
+    page = write_report(folder)
+    for table in comparison_tables(read_records(folder / "records.jsonl")):
+        print(to_text(table) + "\n")
+    print(f"report   {page}")
+    return 0

@@ -1,0 +1,83 @@
+"""`python -m bench ls KIND`: the registries as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from bench.datasets import DATASETS
+from bench.protocols import PROTOCOLS
+from bench.run import RUNS
+from bench.suites import load_suite, suite_names
+from bench.weights import WEIGHTS, WeightsOptions, find_weights
+from kernels.dispatch import explain
+from kernels.registry import KERNELS
+from models.registry import MODELS
+
+
+def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    table = list(rows)
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))] if table else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def _models() -> list[str]:
+    return _aligned(
+        (
+            model.name,
+            model.family,
+            f"{model.resolution} px",
+            model.dataset,
+            f"{model.num_classes} classes" if model.num_classes else model.conditioning,
+            model.checkpoint.licence if model.checkpoint else "no published weights",
+        )
+        for model in MODELS.values()
+    )
+
+
+def _suites() -> list[str]:
+    return _aligned((name, load_suite(name).summary) for name in suite_names())
+
+
+def _protocols() -> list[str]:
+    return _aligned((p.name, p.summary, p.paper) for p in PROTOCOLS.values())
+
+
+def _datasets() -> list[str]:
+    return _aligned((d.name, d.summary, d.licence) for d in DATASETS.values())
+
+
+def _weights() -> list[str]:
+    options = WeightsOptions(offline=True)
+    return _aligned(
+        (
+            name,
+            f"{file.size_bytes / 1e6:,.0f} MB",
+            "cached" if find_weights(name, options) else "not here",
+            file.licence,
+        )
+        for name, file in WEIGHTS.items()
+    )
+
+
+def _kernels() -> list[str]:
+    return _aligned((name, kernel.summary, explain(name)) for name, kernel in KERNELS.items())
+
+
+def _runs() -> list[str]:
+    return sorted(str(path) for path in RUNS.glob("*") if path.is_dir()) or [f"no runs in {RUNS}"]
+
+
+KINDS: dict[str, Callable[[], list[str]]] = {
+    "models": _models,
+    "suites": _suites,
+    "protocols": _protocols,
+    "datasets": _datasets,
+    "weights": _weights,
+    "kernels": _kernels,
+    "runs": _runs,
+}
+
+
+def list_kind(kind: str) -> list[str]:
+    """The lines of one registry."""
+    return KINDS[kind]()

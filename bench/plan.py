@@ -1,0 +1,239 @@
+"""The plan of a run: which tasks, on what, how long, and what would be downloaded. Nothing is measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from bench import costs
+from bench.datasets import ImageDataset, MissingDatasetError, find_datasets, open_dataset
+from bench.errors import UserError
+from bench.progress import format_duration
+from bench.protocols import PROTOCOLS
+from bench.sampling import RealImages, disjoint_halves
+from bench.suites import Entry, Suite, entry_for, load_suite, select_entries
+from bench.views import VIEWS
+from bench.weights import WEIGHTS, WeightsOptions, find_weights
+from models.registry import MODELS, UnknownModelError, find
+from models.spec import ModelSpec
+
+REAL = "real"
+TaskKind = Literal["features", "score", "inversion", "speed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the user asked for."""
+
+    suite: str = "auto"
+    data_dir: Path | None = None
+    only: str | None = None
+    limit: int | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    model_weights: Mapping[str, Path] = field(default_factory=dict)
+    network_weights: WeightsOptions = field(default_factory=WeightsOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An entry of the suite on an opened data set; `sources` are its sets of real images."""
+
+    entry: Entry
+    dataset: ImageDataset
+    num_images: int  # of each subject
+    sources: Mapping[str, RealImages]  # "real", "reference", and "floor-reference" where that is another set
+
+    @property
+    def floor_reference(self) -> str:
+        """The source that the real-against-real row is measured against."""
+        return "floor-reference" if "floor-reference" in self.sources else "reference"
+
+    def count(self, source: str) -> int:
+        """How many images a source gives; a model gives as many as the entry asks."""
+        return len(self.sources[source].members) if source in self.sources else self.num_images
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One step of a run. Tasks of kind "features" make shards, the others make records."""
+
+    kind: TaskKind
+    stage: Stage
+    subject: str
+    units: int
+    estimate_s: float
+
+    @property
+    def title(self) -> str:
+        """The name in progress lines and folders."""
+        return f"{self.stage.entry.title}/{self.subject}/{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All tasks in order, what was left out and why, and which weights of networks there are."""
+
+    suite: Suite
+    reason: str  # why this suite
+    stages: tuple[Stage, ...]
+    tasks: tuple[Task, ...]
+    skipped: tuple[str, ...]
+    device: torch.device
+
+    @property
+    def estimate_s(self) -> float:
+        """The expected duration of the whole plan."""
+        return sum(task.estimate_s for task in self.tasks)
+
+
+def _auto_suite(options: PlanOptions, device: torch.device) -> tuple[Suite, str]:
+    where = "a GPU" if device.type == "cuda" else "no GPU"
+    if options.data_dir is None:
+        name = "shapes-gpu" if device.type == "cuda" else "smoke"
+        return load_suite(name), f"{where} and no --data DIR: the embedded data set `shapes`"
+    suite = load_suite("data-gpu" if device.type == "cuda" else "data-cpu")
+    listed = {(entry.dataset, entry.resolution): entry for entry in suite.entries}
+    found = find_datasets(options.data_dir)
+    entries = tuple(listed.get(one) or entry_for(suite, *one, default_models(*one)) for one in found)
+    names = ", ".join(entry.title for entry in entries)
+    return dataclasses.replace(
+        suite, entries=entries
+    ), f"{where}, and {options.data_dir} holds {names or 'nothing known'}"
+
+
+def default_models(dataset: str, resolution: int) -> list[str]:
+    """The model for a data set that the suite does not list: a published one of it, else a plain one of its size."""
+    published = [s.name for s in MODELS.values() if (s.dataset, s.resolution) == (dataset, resolution)]
+    generic = f"stylegan2-half-{resolution}"
+    return published[:1] or ([generic] if generic in MODELS else [])
+
+
+def _adapt(suite: Suite, options: PlanOptions) -> Suite:
+    """Apply what the command line overrides."""
+    if options.only is not None:
+        suite = select_entries(suite, options.only)
+    entries = tuple(
+        dataclasses.replace(
+            entry,
+            num_images=options.limit or entry.num_images,
+            batch_size=options.batch_size or entry.batch_size,
+        )
+        for entry in suite.entries
+    )
+    return dataclasses.replace(suite, entries=entries, seed=suite.seed if options.seed is None else options.seed)
+
+
+def _stage(entry: Entry, seed: int, data_dir: Path | None) -> Stage:
+    dataset = open_dataset(entry.dataset, entry.resolution, data_dir)
+    first, second = disjoint_halves(len(dataset), seed)
+    if len(first) < 2:
+        raise UserError(f"{entry.title}: {len(dataset)} images; two disjoint halves need 4 or more")
+    if entry.reference == "full":
+        sources = {REAL: first, "reference": range(len(dataset)), "floor-reference": second}
+        num_images = entry.num_images
+    else:
+        num_images = min(entry.num_images, len(first))
+        sources = {REAL: first[:num_images], "reference": second[:num_images]}
+    return Stage(entry, dataset, num_images, {name: RealImages(dataset, ids) for name, ids in sources.items()})
+
+
+def view_names(entry: Entry) -> list[str]:
+    """The views that the entry's protocols look through, stand-ins included."""
+    protocols = [PROTOCOLS[name] for name in entry.protocols]
+    standins = [PROTOCOLS[p.standin] for p in protocols if p.standin is not None]
+    return list(dict.fromkeys(p.view for p in [*protocols, *standins]))
+
+
+def _available_views(stage: Stage, options: PlanOptions) -> list[str]:
+    names = view_names(stage.entry)
+    return [v for v in names if (w := VIEWS[v].weights) is None or find_weights(w, options.network_weights)]
+
+
+def _tasks(stage: Stage, options: PlanOptions, device: torch.device) -> Iterator[Task]:
+    entry = stage.entry
+    views_s = costs.seconds(sum(VIEWS[v].gflop_per_image for v in _available_views(stage, options)), device)
+    pixels = entry.resolution**2
+    for source in (name for name in stage.sources if name != REAL):
+        count = stage.count(source)
+        yield Task("features", stage, source, count, count * (views_s + costs.DECODE_IMAGE_S))
+    for subject in (REAL, *entry.models):
+        count, image_s = stage.count(subject), costs.DECODE_IMAGE_S
+        if subject != REAL:
+            image_s = costs.seconds(costs.gflop_per_image(subject, model_classes(subject, stage)), device)
+        image_with_noise_s = image_s + (0.0 if subject == REAL else pixels * costs.LATENTS_PER_PIXEL_S)
+        yield Task("features", stage, subject, count, count * (views_s + image_with_noise_s))
+        yield Task("score", stage, subject, 1, 1.0)
+        if subject == REAL:
+            continue
+        if entry.inversion_images:
+            steps = entry.inversion_images * entry.inversion_steps
+            yield Task("inversion", stage, subject, steps, 3 * steps * image_s)
+        yield Task("speed", stage, subject, 1, min(3 * entry.latency_budget_s, 100 * image_s))
+
+
+def model_named(name: str) -> ModelSpec:
+    """The registered model of this name; a miss names the nearest."""
+    try:
+        return find(name)
+    except UnknownModelError as error:
+        raise UserError(f"{error}. `python -m bench ls models` lists all of them.") from error
+
+
+def model_classes(model: str, stage: Stage) -> int:
+    """How many classes a model is built with: its own, or those of the data set if it fits any."""
+    spec = model_named(model)
+    return stage.dataset.num_classes if spec.dataset == "any" else spec.num_classes
+
+
+def make_plan(options: PlanOptions, device: torch.device) -> Plan:
+    """Resolve what the user asked for against what is there."""
+    if options.suite == "auto":
+        suite, reason = _auto_suite(options, device)
+    else:
+        suite, reason = load_suite(options.suite), "as asked"
+    suite = _adapt(suite, options) if suite.entries else suite
+    stages, skipped = [], []
+    for entry in suite.entries:
+        for model in entry.models:
+            model_named(model)
+        try:
+            stages.append(_stage(entry, suite.seed, options.data_dir))
+        except MissingDatasetError as error:
+            skipped.append(f"{entry.title}: {error}")
+    if not stages:
+        raise UserError(
+            f"suite {suite.name}: none of its data sets is there.\n  " + "\n  ".join(skipped or [reason]) + "\n"
+            "Give --data DIR with zips named like cifar10-32x32.zip, or leave --data out to run on `shapes`."
+        )
+    tasks = tuple(task for stage in stages for task in _tasks(stage, options, device))
+    return Plan(suite, reason, tuple(stages), tasks, tuple(skipped), device)
+
+
+def needed_weights(plan: Plan) -> list[str]:
+    """The weight files that the official numbers of this plan need, keys of `WEIGHTS`."""
+    names = {w for s in plan.stages for v in view_names(s.entry) if (w := VIEWS[v].weights)}
+    inverts = any(task.kind == "inversion" for task in plan.tasks)
+    return sorted(names | ({"vgg16", "vgg16-lpips"} if inverts else set()))
+
+
+def describe(plan: Plan, options: PlanOptions) -> Iterator[str]:
+    """The plan in lines for the terminal."""
+    yield f"suite     {plan.suite.name}: {plan.suite.summary}"
+    yield f"chosen    {plan.reason}"
+    for stage in plan.stages:
+        entry = stage.entry
+        subjects = ", ".join([REAL, *entry.models])
+        yield f"  {entry.title:<14} {len(stage.dataset):>6,} images, {stage.num_images:,} a subject: {subjects}"
+    for line in plan.skipped:
+        yield f"  left out: {line}"
+    for name in needed_weights(plan):
+        found = find_weights(name, options.network_weights)
+        state = f"here, sha256 {found.sha256[:8]}" if found else "not here"
+        yield f"  weights {name:<14} {state}; {WEIGHTS[name].size_bytes / 1e6:,.0f} MB"
+    yield f"expected  {len(plan.tasks)} tasks, about {format_duration(plan.estimate_s)} on {plan.device}"

@@ -1,0 +1,93 @@
+"""Where images come from, one by one: sample `i` is a pure function of (weights, settings, seed, i).
+
+Random numbers of a sample come from a counter-based generator of its own, drawn on the CPU. So a result does not depend
+on the batch size, on the number of devices, or on where a run was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.datasets import ImageDataset, class_prompt, prompt
+from models.spec import ImageGenerator
+
+Stream = Literal["latents", "label", "halves", "captions"]
+STREAMS: dict[Stream, int] = {"latents": 0, "label": 1, "halves": 2, "captions": 3}  # numbers are part of every result
+
+
+def sample_rng(seed: int, index: int, stream: Stream) -> np.random.Generator:
+    """The random numbers of one sample: Philox keyed by (seed, stream), counting from (index, 0)."""
+    return np.random.Generator(np.random.Philox(key=[seed, STREAMS[stream]], counter=[0, 0, 0, index]))
+
+
+def disjoint_halves(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Split `count` images into two disjoint random halves of equal size; an odd one is left out."""
+    order = sample_rng(seed, 0, "halves").permutation(count)
+    middle = count // 2
+    return sorted(order[:middle].tolist()), sorted(order[middle : 2 * middle].tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Images uint8 `[N, 3, H, W]` on the CPU, and the text that each should show, if there is any."""
+
+    images: Tensor
+    prompts: list[str] | None
+
+
+class ImageSource(Protocol):
+    """Anything that has an image for each id: a data set or a generator."""
+
+    def batch(self, ids: Sequence[int]) -> ImageBatch:
+        """The images with these ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RealImages:
+    """Images of a data set; `members` says which image an id stands for."""
+
+    dataset: ImageDataset
+    members: Sequence[int]
+
+    def batch(self, ids: Sequence[int]) -> ImageBatch:
+        """Decode the images."""
+        chosen = [self.members[i] for i in ids]
+        prompts = [prompt(self.dataset, i) for i in chosen]
+        images = torch.stack([self.dataset.image(i) for i in chosen])
+        return ImageBatch(images, [p for p in prompts if p is not None] if None not in prompts else None)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImages:
+    """Samples of a generator; a class-conditional one draws the labels of random images of the data set."""
+
+    generator: ImageGenerator
+    dataset: ImageDataset
+    seed: int
+    device: torch.device
+
+    def label(self, index: int) -> int:
+        """The class of sample `index`: that of a random image of the data set, as `fid50k_full` draws it."""
+        chosen = int(sample_rng(self.seed, index, "label").integers(len(self.dataset)))
+        label = self.dataset.label(chosen)
+        if label is None:
+            raise ValueError(f"{self.dataset.name} has no labels; a class-conditional generator can't run on it")
+        return label
+
+    def batch(self, ids: Sequence[int]) -> ImageBatch:
+        """Generate the samples."""
+        drawn = [self.generator.draw(sample_rng(self.seed, i, "latents")) for i in ids]
+        latents = {name: torch.stack([sample[name] for sample in drawn]).to(self.device) for name in drawn[0]}
+        if self.generator.conditioning != "class":
+            return ImageBatch(self.generator.sample(latents).cpu(), None)
+        labels = [self.label(i) for i in ids]
+        images = self.generator.sample(latents, torch.tensor(labels, device=self.device)).cpu()
+        names = self.dataset.class_names
+        return ImageBatch(images, [class_prompt(names[label]) for label in labels] if names else None)

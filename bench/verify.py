@@ -1,0 +1,66 @@
+"""Correct before timed: no timing is taken of an output that was not checked in the same run."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.sampling import sample_rng
+from models.spec import ImageGenerator, Latents
+
+MAX_GREY_LEVELS = 1  # float32 against float64 may round to the other side, no further
+MIN_PSNR_DB = 35.0  # for networks that run partly in half precision
+
+
+class VerificationError(RuntimeError):
+    """An output was wrong, so it is not timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far the checked output was from the float64 one, in grey levels of 255."""
+
+    max_grey_levels: int
+    psnr_db: float
+
+
+def draw_batch(generator: ImageGenerator, batch_size: int, device: torch.device) -> tuple[Latents, Tensor | None]:
+    """Latents and labels of the first samples of seed 0, stacked on the device."""
+    drawn = [generator.draw(sample_rng(0, i, "latents")) for i in range(batch_size)]
+    latents = {name: torch.stack([sample[name] for sample in drawn]).to(device) for name in drawn[0]}
+    if generator.conditioning != "class":
+        return latents, None
+    return latents, torch.arange(batch_size, device=device) % generator.num_classes
+
+
+def _difference(images: Tensor, exact: Tensor) -> Verification:
+    levels = (images.to(torch.int16) - exact.to(torch.int16)).abs()
+    mean_square = float(levels.double().square().mean())
+    psnr_db = float("inf") if mean_square == 0 else float(10 * torch.log10(torch.tensor(255.0**2 / mean_square)))
+    return Verification(int(levels.max()), psnr_db)
+
+
+def verify_generator(generator: ImageGenerator, device: torch.device) -> Verification:
+    """Compare one image with the same network in float64, and with itself inside a batch of two."""
+    if not isinstance(generator, nn.Module):
+        raise TypeError("only a torch module can be compared with its float64 copy")
+    latents, labels = draw_batch(generator, 2, device)
+    first = {name: value[:1] for name, value in latents.items()}
+    first_label = None if labels is None else labels[:1]
+    image = generator.sample(first, first_label)
+    if image.dtype != torch.uint8 or image.shape[1:] != (3, generator.resolution, generator.resolution):
+        raise VerificationError(f"the image is {image.dtype} {list(image.shape)}; uint8 [1, 3, R, R] is expected")
+    exact_generator = copy.deepcopy(generator).double()
+    exact = exact_generator.sample({name: value.double() for name, value in first.items()}, first_label)
+    against_exact = _difference(image, exact)
+    in_batch = _difference(generator.sample(latents, labels)[:1], image)
+    for what, difference in (("its float64 copy", against_exact), ("itself in a batch of two", in_batch)):
+        if difference.max_grey_levels > MAX_GREY_LEVELS and difference.psnr_db < MIN_PSNR_DB:
+            raise VerificationError(
+                f"the image differs from {what} by {difference.max_grey_levels} grey levels "
+                f"({difference.psnr_db:.1f} dB); at most {MAX_GREY_LEVELS}, or {MIN_PSNR_DB} dB in half precision"
+            )
+    return against_exact

@@ -1,0 +1,196 @@
+"""The engine: plan -> run -> records -> report, cut anywhere and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import run as run_module
+from bench.errors import StorageError, UserError
+from bench.plan import PlanOptions, make_plan
+from bench.records import Record, read_records
+from bench.report import write_report
+from bench.run import RunOptions, Shard, execute
+from tests.conftest import REPOSITORY
+
+CPU = torch.device("cpu")
+SUITE = """\
+schema = 1
+name = "tiny"
+[defaults]
+dataset = "shapes"
+resolution = 32
+reference = "half"
+models = ["stylegan2-shapes-32"]
+protocols = ["fid50k_full@sg3", "kid50k_full@sg3", "is50k@sg3", "pr50k3@inception", "clip@vit-b-32"]
+num_images = 24
+shard_size = 8
+batch_size = 4
+inversion_images = 1
+inversion_steps = 3
+latency_calls = 3
+latency_budget_s = 1.0
+max_batch_size = 2
+[[entry]]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_module, "RUNS", tmp_path / "results" / "runs")
+    monkeypatch.setenv("STYLEBENCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "tiny.toml"
+    path.write_text(SUITE, encoding="utf-8")
+    return path
+
+
+def run_tiny(suite: Path, how: RunOptions, **changes: int) -> tuple[Path, list[Record]]:
+    options = PlanOptions(suite=str(suite), **changes)  # type: ignore[arg-type]
+    result = execute(make_plan(options, CPU), options, how)
+    return result.folder, read_records(result.folder / "records.jsonl") if result.complete else []
+
+
+def quality(records: list[Record]) -> dict[tuple[str, str], float | None]:
+    rows = (record.measurement for record in records if record.measurement.kind == "quality")
+    return {(row.subject, row.metric): row.value for row in rows}
+
+
+def test_run_measures_everything_and_reports(suite: Path, tmp_path: Path) -> None:
+    folder, records = run_tiny(suite, RunOptions(tmp_path / "run"))
+    metrics = {record.measurement.metric for record in records if record.measurement.status == "ok"}
+    for start in ("FD-", "KD-", "IS-", "Precision-", "Recall-", "Score-", "PSNR", "SSIM", "Latency p50", "Throughput"):
+        assert any(metric.startswith(start) for metric in metrics), start
+    assert {"Parameters", "Peak memory"} <= metrics
+    assert {"FID", "LPIPS[n=1, steps=3]"} <= {
+        r.measurement.metric for r in records if r.measurement.status == "missing"
+    }
+    assert not any(metric.startswith("FID") for metric in metrics), "a stand-in must not be called FID"
+    floor = quality(records)["real", next(m for m in metrics if m.startswith("FD-"))]
+    assert floor is not None
+    assert all(
+        record.measurement.caveats
+        for record in records
+        if record.measurement.kind == "quality" and record.measurement.value
+    )
+    page = write_report(folder)
+    names = {path.name for path in page.parent.iterdir()}
+    assert {"index.html", "tables.md", "tables.csv", "tables.tex", "quality_speed.png"} <= names
+    assert len(list((folder / "samples").glob("*.png"))) == 3
+    provenance = records[0].provenance
+    assert provenance.environment["packages"]["torch"] == torch.__version__
+    assert len(provenance.source_sha256) == 64
+
+
+def test_shards_and_batch_size_do_not_change_the_numbers(suite: Path, tmp_path: Path) -> None:
+    whole = quality(run_tiny(suite, RunOptions(tmp_path / "whole"))[1])
+    sharded = tmp_path / "sharded"
+    for index in (2, 1):
+        assert run_tiny(suite, RunOptions(sharded, shard=Shard(index, 2)))[1] == []
+    assert quality(run_tiny(suite, RunOptions(sharded))[1]) == whole
+    other_batch = quality(run_tiny(suite, RunOptions(tmp_path / "batch"), batch_size=3)[1])
+    for key, value in whole.items():
+        if value is not None and "steps" not in key[1]:
+            assert other_batch[key] == pytest.approx(value, rel=1e-4), key
+
+
+def test_finished_run_is_not_run_again_in_its_folder(suite: Path, tmp_path: Path) -> None:
+    _, first = run_tiny(suite, RunOptions(tmp_path / "run"))
+    _, second = run_tiny(suite, RunOptions(tmp_path / "run"))
+    assert first == second
+    with pytest.raises(UserError, match="another plan"):
+        run_tiny(suite, RunOptions(tmp_path / "run"), seed=5)
+
+
+def test_unfinished_run_is_found_again(suite: Path, tmp_path: Path) -> None:
+    options = PlanOptions(suite=str(suite))
+    half = execute(make_plan(options, CPU), options, RunOptions(shard=Shard(1, 2)))
+    whole = execute(make_plan(options, CPU), options, RunOptions())
+    assert half.folder == whole.folder
+    assert execute(make_plan(options, CPU), options, RunOptions()).folder != whole.folder
+    assert (run_module.RUNS.parent / "latest").is_file()
+
+
+def test_two_processes_do_not_write_one_run(suite: Path, tmp_path: Path) -> None:
+    with run_module.locked(tmp_path / "run", shared=False), pytest.raises(UserError, match="another process"):
+        run_tiny(suite, RunOptions(tmp_path / "run"))
+
+
+def test_foreign_folder_is_left_alone(suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    with pytest.raises(UserError, match="not empty and not a run"):
+        run_tiny(suite, RunOptions(tmp_path / "thesis"))
+
+
+def test_failed_task_is_a_row_and_the_rest_goes_on(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the speed of nothing")
+
+    monkeypatch.setitem(run_module.JOBS, "speed", broken)
+    _, records = run_tiny(suite, RunOptions(tmp_path / "run"))
+    failed = [record.measurement for record in records if record.measurement.status == "error"]
+    assert [row.metric for row in failed] == ["speed"]
+    assert "the speed of nothing" in str(failed[0].error)
+    assert any(value is not None for value in quality(records).values())
+
+
+def test_full_disk_stops_the_run_and_keeps_what_was_measured(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    whole = quality(run_tiny(suite, RunOptions(tmp_path / "whole"))[1])
+    real_fsync, calls = os.fsync, [0]
+
+    def full_after_some(descriptor: int) -> None:
+        calls[0] += 1
+        if calls[0] == 8:
+            raise OSError(28, "No space left on device")
+        real_fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", full_after_some)
+    with pytest.raises(StorageError, match="No space left"):
+        run_tiny(suite, RunOptions(folder))
+    assert list(folder.rglob("*.safetensors"))
+    assert not list(folder.rglob("*.part"))
+    assert quality(run_tiny(suite, RunOptions(folder))[1]) == whole
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_with_the_same_numbers_bit_for_bit(suite: Path, tmp_path: Path) -> None:
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "bench", "run", "--suite", str(suite), "--offline", "-o", str(folder)]
+        return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    whole = tmp_path / "whole"
+    assert start(whole).wait(300) == 0
+    expected = quality(read_records(whole / "records.jsonl"))
+    cut = tmp_path / "cut"
+    for num_files in (1, 4, 8, 10):
+        process = start(cut)
+        deadline = time.monotonic() + 120
+        while len(list(cut.rglob("*.safetensors"))) < num_files and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(cut).wait(300) == 0
+    assert quality(read_records(cut / "records.jsonl")) == expected
+    for path in whole.rglob("shard-*.safetensors"):
+        assert (cut / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    assert json.loads((cut / "run.json").read_text(encoding="utf-8"))["complete"] is True
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_bad_shard_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="I/N"):
+        Shard.parse(text)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.throughput import measure_speed, num_parameters
+from bench.timing import TimingSpec
+from bench.verify import VerificationError, verify_generator
+from models.spec import Latents
+from tests.bench.test_sampling import Stripes
+
+CPU = torch.device("cpu")
+
+
+class BatchDependent(Stripes):
+    """Wrong on purpose: the image of a sample changes with the samples beside it."""
+
+    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+        return super().sample({"z": latents["z"] - latents["z"].mean()}, labels)
+
+
+class Imprecise(Stripes):
+    """Wrong on purpose: float32 is far from float64."""
+
+    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+        shift = 0.0 if self.gain.dtype == torch.float64 else 1.0
+        return super().sample({"z": latents["z"] + shift}, labels)
+
+
+class WrongShape(Stripes):
+    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+        return super().sample(latents, labels)[:, :1]
+
+
+def test_right_generator_is_verified() -> None:
+    assert verify_generator(Stripes(), CPU).max_grey_levels <= 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(BatchDependent, "itself in a batch"), (Imprecise, "float64 copy"), (WrongShape, "is expected")],
+)
+def test_wrong_generator_is_never_timed(wrong: type[Stripes], message: str) -> None:
+    with pytest.raises(VerificationError, match=message):
+        measure_speed(wrong(), TimingSpec(num_calls=1, budget_s=1), 1, CPU)
+
+
+def test_speed_report_has_every_batch_size_and_the_best() -> None:
+    report = measure_speed(Stripes(), TimingSpec(num_calls=5, budget_s=5), 4, CPU)
+    assert [throughput.batch_size for throughput in report.offline][:1] == [1]
+    assert report.best.images_per_s == max(throughput.images_per_s for throughput in report.offline)
+    assert report.latency.num_calls == 5
+    assert report.num_parameters == num_parameters(Stripes()) == 1
