@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_execution(run)
     report = command("report", "write tables and plots of a run", run_report)
     report.add_argument("run", type=Path, nargs="?", help="run folder; default: the latest")
+    report.add_argument("--publish", metavar="NAME", help="copy to results/tables/NAME.* and into the README")
     fetch = command("fetch", "download weights of feature networks into the cache", run_fetch)
     fetch.add_argument("names", nargs="+", metavar="NAME", help="see `python -m bench ls weights`")
     dataset = command("dataset", "make a data set zip: crop, resize, keep labels and captions", run_dataset)
@@ -182,7 +183,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     """Write the report of a run again."""
     from bench.commands import report
 
-    return report(arguments.run)
+    return report(arguments.run, arguments.publish)
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:

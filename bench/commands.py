@@ -14,6 +14,7 @@ from bench.environment import choose_device
 from bench.errors import UserError
 from bench.offline import forbid_network, network_available
 from bench.plan import Plan, PlanOptions, describe, make_plan
+from bench.publish import publish
 from bench.records import read_records
 from bench.report import write_report
 from bench.run import RUNS, RunOptions, RunResult, Shard, execute
@@ -129,7 +130,7 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def report(folder: Path | None) -> int:
+def report(folder: Path | None, publish_as: str | None = None) -> int:
     """Write the report of a run, and print its tables."""
     if folder is None:
         latest = RUNS.parent / "latest"
@@ -142,4 +143,6 @@ def report(folder: Path | None) -> int:
     for table in comparison_tables(read_records(folder / "records.jsonl")):
         print(to_text(table) + "\n")
     print(f"report   {page}")
+    for path in publish(folder, publish_as) if publish_as else ():
+        print(f"published {path}")
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 LINE_EVERY_S = 15.0  # where the output is not a terminal
-FIRST_GUESS_WEIGHT_S = 5.0  # how long a measured pace must be before it outweighs the estimate
+FIRST_GUESS_WEIGHT_S = 20.0  # how long a measured pace must be before it outweighs the estimate
 
 
 def format_duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import hashlib
@@ -217,7 +218,7 @@ def _write_facts(bench: Bench, options: RunOptions, print_of_plan: str, *, compl
         "suite": bench.plan.suite.name,
         "reason": bench.plan.reason,
         "command": options.command,
-        "settings": {stage.entry.title: repr(stage.entry) for stage in bench.plan.stages},
+        "settings": {stage.entry.title: dataclasses.asdict(stage.entry) for stage in bench.plan.stages},
         "left_out": list(bench.plan.skipped),
         "machine": machine_slug(bench.plan.device),
         "environment": environment_facts(bench.plan.device),

@@ -51,7 +51,8 @@ def small_spec(dataset: ImageDataset, images: int) -> TrainingSpec:
 def train_on(dataset: ImageDataset, spec: TrainingSpec, destination: Path, run: TrainingRun | None = None) -> str:
     """Train, and keep the weights and a grid of samples beside them up to date; returns the SHA-256 of the weights.
 
-    All images are held in memory. Losses go to stderr. A run that is cut leaves the weights of the last save.
+    All images are held in memory. Losses and saves are told on stderr. A run that is cut leaves its last
+    save.
 
     Args:
         dataset: images and labels to learn; its resolution and classes must be those of the spec.
@@ -65,7 +66,7 @@ def train_on(dataset: ImageDataset, spec: TrainingSpec, destination: Path, run: 
     run = run or TrainingRun()
     _check(dataset, spec, destination, run)
     images, labels = _held_in_memory(dataset)
-    journal = _Journal(spec, destination, run)
+    journal = _Journal(destination, run)
     batches = _batches(images, labels, run.batch_size, spec.seed)
     try:
         ema = train(spec, itertools.takewhile(lambda _: not journal.is_over(), batches), journal.on_step, run.device)
@@ -112,9 +113,10 @@ def _batches(images: Tensor, labels: Tensor | None, size: int, seed: int) -> Ite
 class _Journal:
     """Keeps the time, tells of the losses and saves."""
 
-    def __init__(self, spec: TrainingSpec, destination: Path, run: TrainingRun) -> None:
-        self.spec, self.destination, self.run = spec, destination, run
+    def __init__(self, destination: Path, run: TrainingRun) -> None:
+        self.destination, self.run = destination, run
         self.started = self.saved = time.monotonic()
+        self.images_seen = 0
         self.losses: list[tuple[float, float]] = []
 
     def is_over(self) -> bool:
@@ -123,12 +125,11 @@ class _Journal:
 
     def on_step(self, step: Step) -> None:
         """Take note of one step."""
+        self.images_seen = step.images_seen
         self.losses.append((step.discriminator_loss, step.generator_loss))
         if len(self.losses) == LOG_EVERY_STEPS:
             discriminator, generator = torch.tensor(self.losses).mean(dim=0).tolist()
-            elapsed = format_duration(time.monotonic() - self.started)
-            line = f"{elapsed}: {step.images_seen:,} images, loss of D {discriminator:.3f}, of G {generator:.3f}"
-            print(line, file=sys.stderr, flush=True)
+            self._tell(f"loss of D {discriminator:.3f}, of G {generator:.3f}")
             self.losses.clear()
         if time.monotonic() - self.saved >= self.run.save_every_minutes * 60:
             self.save(step.ema)
@@ -140,7 +141,12 @@ class _Journal:
         partial.write_bytes(_grid(ema, self.run.device))
         partial.replace(self.destination.with_suffix(".png"))
         self.saved = time.monotonic()
+        self._tell(f"wrote {self.destination}")
         return digest
+
+    def _tell(self, what: str) -> None:
+        elapsed = format_duration(time.monotonic() - self.started)
+        print(f"{elapsed}, {self.images_seen:,} images: {what}", file=sys.stderr, flush=True)
 
 
 def _grid(generator: StyleGAN2Generator, device: str) -> bytes:

@@ -58,9 +58,11 @@ def verify_generator(generator: ImageGenerator, device: torch.device) -> Verific
     against_exact = _difference(image, exact)
     in_batch = _difference(generator.sample(latents, labels)[:1], image)
     for what, difference in (("its float64 copy", against_exact), ("itself in a batch of two", in_batch)):
-        if difference.max_grey_levels > MAX_GREY_LEVELS and difference.psnr_db < MIN_PSNR_DB:
+        half_may_run = device.type == "cuda"
+        near_enough = half_may_run and difference.psnr_db >= MIN_PSNR_DB
+        if difference.max_grey_levels > MAX_GREY_LEVELS and not near_enough:
             raise VerificationError(
                 f"the image differs from {what} by {difference.max_grey_levels} grey levels "
-                f"({difference.psnr_db:.1f} dB); at most {MAX_GREY_LEVELS}, or {MIN_PSNR_DB} dB in half precision"
+                f"({difference.psnr_db:.1f} dB); allowed are {MAX_GREY_LEVELS}, or {MIN_PSNR_DB} dB on a GPU"
             )
     return against_exact

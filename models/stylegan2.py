@@ -247,8 +247,9 @@ class SynthesisNetwork(nn.Module):
         x: Tensor | None = None
         image: Tensor | None = None
         layer = 0
+        half_may_run = ws.is_cuda and ws.dtype == torch.float32 and not force_fp32  # float64 copies stay exact
         for block in cast("Iterable[SynthesisBlock]", self.children()):
-            dtype = torch.float16 if block.is_half and ws.is_cuda and not force_fp32 else ws.dtype
+            dtype = torch.float16 if block.is_half and half_may_run else ws.dtype
             end = layer + block.num_convs
             # ToRGB shares its style vector with the first convolution of the next block
             x, image = block(x, image, ws[:, layer : end + 1], noises[layer:end], dtype)

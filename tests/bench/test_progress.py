@@ -18,13 +18,13 @@ def test_progress_counts_tasks_units_and_the_whole_plan(monkeypatch: pytest.Monk
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     stream = io.StringIO()
-    progress = Progress([100.0, 300.0], stream, _started=0.0)
-    assert progress.remaining_s() == 400.0
+    progress = Progress([1000.0, 3000.0], stream, _started=0.0)
+    assert progress.remaining_s() == 4000.0
     progress.start_task("shapes-32/real/features", 10)
-    clock[0] = 200.0  # twice as slow as estimated
+    clock[0] = 2000.0  # twice as slow as estimated
     progress.advance(10)
     progress.finish_task()
-    assert progress.remaining_s() == pytest.approx(600, rel=0.05)
+    assert progress.remaining_s() == pytest.approx(6000, rel=0.05)
     progress.finish_task(was_done_before=True)
     assert progress.remaining_s() == 0.0
     assert "[1/2] shapes-32/real/features  10/10" in stream.getvalue()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bench import run as run_module
 from bench.errors import StorageError, UserError
@@ -19,6 +20,7 @@ from bench.plan import PlanOptions, make_plan
 from bench.records import Record, read_records
 from bench.report import write_report
 from bench.run import RunOptions, Shard, execute
+from bench.shapes import ShapesDataset
 from tests.conftest import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -142,6 +144,25 @@ def test_failed_task_is_a_row_and_the_rest_goes_on(
     assert [row.metric for row in failed] == ["speed"]
     assert "the speed of nothing" in str(failed[0].error)
     assert any(value is not None for value in quality(records).values())
+
+
+def test_broken_image_is_named_in_the_rows_that_need_it(suite: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "ffhq-32x32"
+    folder.mkdir(parents=True)
+    dataset = ShapesDataset(32, count=8)
+    for index in range(8):
+        image = Image.fromarray(dataset.image(index).permute(1, 2, 0).numpy())
+        image.save(folder / f"{index}.png")
+    whole = (folder / "5.png").read_bytes()
+    (folder / "5.png").write_bytes(whole[: len(whole) // 2])
+    suite.write_text(SUITE.replace('"shapes"', '"ffhq"').replace("inversion_images = 1", ""), encoding="utf-8")
+    options = PlanOptions(suite=str(suite), data_dir=folder.parent)
+    result = execute(make_plan(options, CPU), options, RunOptions(tmp_path / "run"))
+    rows = [record.measurement for record in read_records(result.folder / "records.jsonl")]
+    failed = [row for row in rows if row.status == "error" and row.kind == "quality"]
+    assert result.num_failed == len(failed) > 0
+    assert all("5.png" in str(row.error) for row in failed)
+    assert any(row.metric == "Throughput" for row in rows), "what does not need the image goes on"
 
 
 def test_full_disk_stops_the_run_and_keeps_what_was_measured(

@@ -77,11 +77,15 @@ def test_train_on_ends_when_its_minutes_have_passed(tmp_path: Path) -> None:
     assert (tmp_path / "w.safetensors").is_file()
 
 
-def test_train_on_tells_of_the_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = ShapesDataset(8, count=4)
-    train_on(dataset, tiny_spec(dataset, images=800), tmp_path / "weights.safetensors", RUN)
-    told = capsys.readouterr().err
-    assert "800 images, loss of D" in told
+def test_train_on_tells_of_losses_and_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.train.LOG_EVERY_STEPS", 2)
+    dataset, destination = ShapesDataset(8, count=4), tmp_path / "weights.safetensors"
+    train_on(dataset, tiny_spec(dataset, images=12), destination, RUN)
+    first, second = capsys.readouterr().err.splitlines()
+    assert ", 8 images: loss of D " in first
+    assert second.endswith(f", 12 images: wrote {destination}")
 
 
 def test_train_on_refuses_what_does_not_fit(tmp_path: Path) -> None:

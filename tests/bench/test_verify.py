@@ -37,9 +37,23 @@ def test_right_generator_is_verified() -> None:
     assert verify_generator(Stripes(), CPU).max_grey_levels <= 1
 
 
+class SlightlyOff(Stripes):
+    """Wrong on purpose: one pixel of the float32 image is off, which hardly moves the PSNR."""
+
+    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+        images = super().sample(latents, labels)
+        images[:, 0, 0, 0] += 3 if self.gain.dtype == torch.float32 else 0
+        return images
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [(BatchDependent, "itself in a batch"), (Imprecise, "float64 copy"), (WrongShape, "is expected")],
+    [
+        (SlightlyOff, "float64 copy"),
+        (BatchDependent, "itself in a batch"),
+        (Imprecise, "float64 copy"),
+        (WrongShape, "is expected"),
+    ],
 )
 def test_wrong_generator_is_never_timed(wrong: type[Stripes], message: str) -> None:
     with pytest.raises(VerificationError, match=message):

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.checkpoints import weights_sha256
 from models.layers import initialise
 from models.stylegan2 import StyleGAN2Generator
 from models.stylegan2_config import StyleGAN2Config
-from models.training.loop import Batch, DivergedError, Step, TrainingSpec, train
+from models.training.loop import Batch, DivergedError, Step, TrainingSpec, _adam, train
+from models.training.losses import r1_penalty
 from models.training.stylegan2_discriminator import DiscriminatorConfig
 
 BATCH = 4
@@ -82,11 +83,31 @@ def test_ema_beta_halves_in_its_half_life_which_ramps_up() -> None:
     assert spec.ema_beta(32, 0) == 0
 
 
-def test_train_regularises_one_step_in_an_interval() -> None:
+def test_train_regularises_one_step_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    penalties: list[Tensor] = []
+
+    def noted(logits: Tensor, images: Tensor) -> Tensor:
+        penalties.append(r1_penalty(logits, images))
+        return penalties[-1]
+
+    monkeypatch.setattr("models.training.loop.r1_penalty", noted)
+    train(tiny_spec(r1_interval=3), tiny_batches(7), ignore)
+    assert [penalty.shape for penalty in penalties] == [(BATCH,)] * 3
+
+
+def test_train_takes_the_penalty_into_account() -> None:
     # the generator's step comes first: a penalty in discriminator step k shows in generator step k + 1
-    free, held = (trajectory(tiny_spec(r1_interval=3, r1_gamma=gamma, ema_images=0), 2) for gamma in (0, 100))
+    free, held = (trajectory(tiny_spec(r1_gamma=gamma, ema_images=0), 2) for gamma in (0, 100))
     assert torch.equal(free[0], held[0])
     assert not torch.equal(free[1], held[1])
+
+
+def test_adam_is_slowed_as_much_as_the_extra_loss_would_speed_it() -> None:
+    network = nn.Linear(1, 1)
+    plain, lazy = _adam(network, 0.01).defaults, _adam(network, 0.01, 16).defaults
+    assert (plain["lr"], plain["betas"]) == (0.01, (0.0, 0.99))
+    assert lazy["lr"] == pytest.approx(0.01 * 16 / 17)
+    assert lazy["betas"][1] ** (17 / 16) == pytest.approx(0.99)
 
 
 def test_train_ends_with_its_images_or_with_the_batches() -> None:
