@@ -18,8 +18,9 @@ from bench.publish import publish
 from bench.records import read_records
 from bench.report import write_report
 from bench.run import RUNS, RunOptions, RunResult, Shard, execute
+from bench.shapes import ShapesDataset
 from bench.tables import to_text
-from bench.train import TrainingRun, small_spec, train_on
+from bench.train import SHAPES_COUNT, TrainingRun, small_spec, train_on
 from bench.weights import WEIGHTS, WeightsOptions
 
 MAX_TRAINING_IMAGES = 10**9  # the minutes end a training
@@ -79,7 +80,7 @@ def _planned(arguments: argparse.Namespace, *, may_fetch: bool) -> tuple[Plan, P
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print the findings."""
-    findings = list(examine(weights_options(arguments, may_fetch=False)))
+    findings = list(examine(weights_options(arguments, may_fetch=False), ask_network=not arguments.offline))
     print(format_findings(findings))
     return int(any(finding.state == "bad" for finding in findings))
 
@@ -115,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
 def main_job(arguments: argparse.Namespace) -> int:
     """Doctor, plan, run, report."""
     made, options = _planned(arguments, may_fetch=True)
-    print("doctor\n" + format_findings(list(examine(options.network_weights))))
+    findings = examine(options.network_weights, ask_network=not arguments.offline)
+    print("doctor\n" + format_findings(list(findings)))
     print("\nplan\n" + "\n".join(describe(made, options)) + "\n", flush=True)
     return _conclude(_execute(made, options, arguments))
 
@@ -123,7 +125,9 @@ def main_job(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     """Train a small StyleGAN2 on a data set."""
     device = choose_device(arguments.device)
-    dataset = open_dataset(arguments.dataset, arguments.resolution)
+    size = arguments.resolution
+    is_shapes = arguments.dataset == "shapes"
+    dataset = ShapesDataset(size, SHAPES_COUNT) if is_shapes else open_dataset(arguments.dataset, size)
     how = TrainingRun(minutes=arguments.minutes, device=str(device))
     digest = train_on(dataset, small_spec(dataset, images=MAX_TRAINING_IMAGES), arguments.output, how)
     print(f"weights  {arguments.output}, sha256 {digest}")

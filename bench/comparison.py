@@ -246,6 +246,7 @@ def _caption(grid: Layout, labels: dict[ColumnKey, str]) -> tuple[str, ...]:
     lines = []
     if all_have_caveats(grid.grid.values()):
         lines.append("Not comparable with published numbers: every value here carries a caveat.")
+    lines += _weights(grid.rows)
     lines += _legend(grid.columns, labels)
     if any(record.measurement.interval for record in grid.grid.values()):
         lines.append(INTERVALS)
@@ -254,6 +255,17 @@ def _caption(grid: Layout, labels: dict[ColumnKey, str]) -> tuple[str, ...]:
     if len(grid.grid) < len(grid.rows) * len(grid.columns):
         lines.append(f"{NO_VALUE}: not part of this run.")
     return tuple(lines)
+
+
+def _weights(rows: Sequence[RowKey]) -> list[str]:
+    """With which weights each model ran, as its rows say it."""
+    models = [(row.subject, dict(row.settings)) for row in rows if row.subject != REAL]
+    texts = {
+        f"{subject}: {settings['weights']}" + (f" (sha256 {settings['sha256']})" if "sha256" in settings else "")
+        for subject, settings in models
+        if "weights" in settings
+    }
+    return [f"Weights of {'; '.join(sorted(texts))}."] if texts else []
 
 
 def _repeats(grid: Layout, records: Sequence[Record]) -> list[str]:

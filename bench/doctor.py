@@ -117,8 +117,8 @@ def _weights(options: WeightsOptions) -> Iterator[Finding]:
             yield Finding("ok", name, f"{found.path}, {origin}")
 
 
-def examine(options: WeightsOptions) -> Iterator[Finding]:
-    """Look at everything that a run depends on."""
+def examine(options: WeightsOptions, *, ask_network: bool) -> Iterator[Finding]:
+    """Look at everything that a run depends on; the network is asked only where that is allowed."""
     versions = package_versions()
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("ok", "CPU", f"{cpu_name()}, {torch.get_num_threads()} threads")
@@ -126,7 +126,7 @@ def examine(options: WeightsOptions) -> Iterator[Finding]:
     yield _tested("torch", torch.__version__, TESTED_TORCH)
     yield _tested("triton", versions["triton"], TESTED_TRITON)
     yield from _known_bad(versions)
-    if options.offline:
+    if not ask_network:
         yield Finding("ok", "network", "not asked (--offline)")
     elif network_available():
         yield Finding("ok", "network", "there; missing weights are fetched when a run needs them")

@@ -63,7 +63,7 @@ def inversion_task(bench: Bench, task: Task) -> Iterator[Measurement]:
     device, perceptual = bench.plan.device, bench.perceptual
     distances = perceptual.distance(targets.to(device), inverted.to(device)).cpu()
     name = "LPIPS" if perceptual.official else perceptual.name
-    suffix = f"[n={n}, steps={entry.inversion_steps}]"
+    suffix = f" [n={n}, steps={entry.inversion_steps}]"
     rows: list[tuple[str, str, bool, Tensor]] = [
         ("PSNR", "dB", True, psnr(inverted, targets).clamp(max=MAX_PSNR_DB)),
         ("SSIM", "", True, ssim(inverted, targets)),

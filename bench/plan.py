@@ -143,6 +143,21 @@ def _stage(entry: Entry, seed: int, data_dir: Path | None) -> Stage:
     return Stage(entry, dataset, num_images, {name: RealImages(dataset, ids) for name, ids in sources.items()})
 
 
+def _check_models(stage: Stage) -> None:
+    """Refuse what could not run: another resolution, or classes that the data set does not have."""
+    for name in stage.entry.models:
+        spec, classes = model_named(name), stage.dataset.num_classes
+        if spec.resolution != stage.entry.resolution:
+            raise UserError(
+                f"{stage.entry.title}: {name} makes {spec.resolution} px images; choose a model of that size"
+            )
+        if spec.num_classes not in (0, classes):
+            raise UserError(
+                f"{stage.entry.title}: {name} has {spec.num_classes} classes, the data set {classes}; "
+                "choose another model (`python -m bench ls models`) or give the images labels"
+            )
+
+
 def view_names(entry: Entry) -> list[str]:
     """The views that the entry's protocols look through, stand-ins included."""
     protocols = [PROTOCOLS[name] for name in entry.protocols]
@@ -206,6 +221,8 @@ def make_plan(options: PlanOptions, device: torch.device) -> Plan:
             stages.append(_stage(entry, suite.seed, options.data_dir))
         except MissingDatasetError as error:
             skipped.append(f"{entry.title}: {error}")
+        else:
+            _check_models(stages[-1])
     if not stages:
         raise UserError(
             f"suite {suite.name}: none of its data sets is there.\n  " + "\n  ".join(skipped or [reason]) + "\n"

@@ -35,7 +35,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was measured; `metric` is the honest name that tables print: "FID", "FID[n=128]", "FD-standin[n=128]"."""
+    """What was measured; `metric` is the honest name that tables print: "FID", "FID [n=9]", "FD-standin-v1 [n=9]"."""
 
     kind: Kind
     subject: str  # a registry name, or "real"

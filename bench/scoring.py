@@ -51,7 +51,7 @@ class Score:
 def honest_name(metric: Metric, protocol: Protocol, view: View, n: int) -> str:
     """The name under which a number may be printed: "FID" only for the whole protocol with the official network."""
     name = metric.label + protocol.suffix if view.official else f"{metric.generic}-{view.name}"
-    return name if n >= protocol.num_images else f"{name}[n={n}]"
+    return name if n >= protocol.num_images else f"{name} [n={n}]"
 
 
 def caveats(protocol: Protocol, view: View, n: int) -> tuple[str, ...]:

@@ -40,10 +40,10 @@ class TrainingRun:
 
 
 def small_spec(dataset: ImageDataset, images: int) -> TrainingSpec:
-    """The settings of the weights that come with `shapes`: a StyleGAN2 that one CPU core can train in an hour."""
+    """The settings of the weights that come with `shapes`: a StyleGAN2 small enough for one CPU core."""
     size, classes = dataset.resolution, dataset.num_classes
+    # z is wider than the label: where they weigh the same, a class can drift off alone in the first minutes
     generator = StyleGAN2Config(size, classes, z_dim=256, w_dim=64, mapping_layers=2, channel_base=768, channel_max=64)
-    # a deep label mapping: with a shallow one the labels start far apart, and a class can be left behind for good
     discriminator = DiscriminatorConfig(size, classes, channel_base=512, channel_max=64, mapping_layers=2)
     return TrainingSpec(generator, discriminator, images, r1_gamma=1.0)
 

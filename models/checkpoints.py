@@ -54,7 +54,8 @@ def save_weights(generator: nn.Module, path: Path) -> str:
     The file appears under its name only when it is whole. Returns the SHA-256 of the file.
     """
     made = cast("Describable", generator)
-    metadata = {"format": FORMAT, "target": made.target, "kwargs": json.dumps(dict(made.kwargs), sort_keys=True)}
+    # in one value, since safetensors writes several in an order of its own and the file's hash would vary
+    metadata = {FORMAT: json.dumps({"target": made.target, "kwargs": dict(made.kwargs)}, sort_keys=True)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -72,13 +73,14 @@ def load_generator(path: Path, device: str = "cpu") -> tuple[ImageGenerator, str
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise CheckpointError(
-            f"{path}: does not name its configuration (format {metadata.get('format')!r}, expected {FORMAT!r}). "
+            f"{path}: does not name its configuration (no {FORMAT!r} in its metadata). "
             "Build the model by its registry name and load the weights into it"
         )
     try:
-        generator = build_target(metadata["target"], json.loads(metadata["kwargs"]), device)
+        made = json.loads(metadata[FORMAT])
+        generator = build_target(made["target"], made["kwargs"], device)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its configuration can't be built: {error}") from error
     return generator, load_weights(cast("nn.Module", generator), path)

@@ -81,7 +81,7 @@ def one_hot(labels: Tensor | None, num_classes: int, like: Tensor) -> Tensor | N
     """
     if (labels is not None) != bool(num_classes):
         given = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
-        raise ValueError(f"{given} for a generator of {num_classes} classes")
+        raise ValueError(f"{given} for a network of {num_classes} classes")
     if labels is None:
         return None
     if not labels.is_meta and labels.numel():  # tensors of the meta device have shapes and no values

@@ -24,6 +24,13 @@ class UnknownModelError(LookupError):
     """No model of that name is registered."""
 
 
+def _reported_as(name: str, *, ada: bool, conditional: bool) -> str:
+    system = "StyleGAN2-ADA" if ada else "StyleGAN2"
+    if conditional:
+        return f"{system}: conditional"
+    return f"{system}: config F" if name == "stylegan2-ffhq-1024" else system
+
+
 def _stylegan2(name: str, dataset: str, url: str | None = None, *, ada: bool = False, **kwargs: Any) -> ModelSpec:
     """One StyleGAN2; the resolution is the last part of the name, `num_classes` says that it is conditional."""
     num_classes = kwargs.pop("num_classes", 0)
@@ -38,7 +45,7 @@ def _stylegan2(name: str, dataset: str, url: str | None = None, *, ada: bool = F
         num_classes=num_classes,
         kwargs=kwargs,
         checkpoint=CheckpointSpec(url, _NVIDIA) if url else None,
-        reported_as=("StyleGAN2-ADA" if ada else "StyleGAN2") if url else None,
+        reported_as=_reported_as(name, ada=ada, conditional=bool(num_classes)) if url else None,
     )
 
 
@@ -127,7 +134,7 @@ _SPECS = [
         resolution=32,
         conditioning="class",
         num_classes=10,
-        kwargs={"z_dim": 64, "w_dim": 64, "mapping_layers": 2, "channel_base": 1024, "channel_max": 64},
+        kwargs={"z_dim": 256, "w_dim": 64, "mapping_layers": 2, "channel_base": 768, "channel_max": 64},
         shipped_weights=WEIGHTS_DIR / "stylegan2-shapes-32.safetensors",
     ),
 ]

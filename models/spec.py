@@ -57,5 +57,5 @@ class ModelSpec:
     num_classes: int = 0
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: CheckpointSpec | None = None
-    reported_as: str | None = None  # the `system` of results/reported.csv
+    reported_as: str | None = None  # system of results/reported.csv, or "system: words of the variant"
     shipped_weights: Path | None = None  # a file in models/weights; self-trained, for the embedded data set

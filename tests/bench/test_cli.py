@@ -115,11 +115,14 @@ def suite_with_unknown_key(tmp_path: Path) -> list[str]:
     return ["plan", "--suite", str(path)]
 
 
-def suite_with_unknown_model(tmp_path: Path) -> list[str]:
+def suite_with(tmp_path: Path, model: str, dataset: str = "shapes") -> list[str]:
+    if dataset != "shapes":
+        for index in range(4):
+            image_file(tmp_path / "data" / f"{dataset}-32x32" / f"{index}.png")
     path = tmp_path / "mine.toml"
-    entry = '[[entry]]\ndataset = "shapes"\nresolution = 32\nmodels = ["stylegan2-shape-32"]\n'
+    entry = f'[[entry]]\ndataset = "{dataset}"\nresolution = 32\nmodels = ["{model}"]\n'
     path.write_text("schema = 1\n" + entry, encoding="utf-8")
-    return ["plan", "--suite", str(path)]
+    return ["plan", "--suite", str(path), *(["--data", str(tmp_path / "data")] if dataset != "shapes" else [])]
 
 
 def weights_of_another_model(tmp_path: Path) -> list[str]:
@@ -186,7 +189,9 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "too few images": (too_few_images, "need 4 or more"),
     "unknown suite": (lambda _: ["plan", "--suite", "smoky"], "Did you mean 'smoke'"),
     "unknown suite key": (suite_with_unknown_key, "Did you mean 'seed'"),
-    "unknown model": (suite_with_unknown_model, "stylegan2-shapes-32"),
+    "unknown model": (lambda p: suite_with(p, "stylegan2-shape-32"), "stylegan2-shapes-32"),
+    "model of another resolution": (lambda p: suite_with(p, "stylegan2-half-64"), "makes 64 px images"),
+    "labels that don't fit": (lambda p: suite_with(p, "stylegan2-shapes-32", "ffhq"), "has 10 classes, the data set 0"),
     "selection of nothing": (lambda _: ["plan", "--only", "biggan-*"], "matches nothing"),
     "limit below one": (lambda _: ["plan", "--limit", "0"], "must be 1 or more"),
     "limit too small to split": (lambda _: ["plan", "--batch-size", "-3"], "must be 1 or more"),
@@ -234,14 +239,14 @@ def test_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.slow
 def test_termination_is_told_and_resumable(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "run", "--offline", "--limit", "64", "-o", str(tmp_path / "run")]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "features" in line:
-            process.send_signal(signal.SIGTERM)
-            break
-    assert process.wait(60) == 130
-    assert "goes on from here" in process.stderr.read()
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "features" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        assert "goes on from here" in process.stderr.read()
+        assert process.wait(60) == 130
 
 
 def test_foreign_package_under_our_name_is_refused(tmp_path: Path) -> None:

@@ -79,12 +79,16 @@ def pytorch_fid_network(state_dict: dict[str, Tensor] | None) -> nn.Module:
     return network.eval()
 
 
-@pytest.fixture(scope="module")
-def state_dict() -> dict[str, Tensor]:
+def random_inception(seed: int) -> dict[str, Tensor]:
     """Random weights under the names of pytorch-fid."""
     tensors = pytorch_fid_network(None).state_dict()
-    fill_with_noise(tensors, seed=1)
+    fill_with_noise(tensors, seed)
     return tensors
+
+
+@pytest.fixture(scope="module")
+def state_dict() -> dict[str, Tensor]:
+    return random_inception(seed=1)
 
 
 @pytest.fixture(scope="module")

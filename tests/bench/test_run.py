@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -21,6 +23,8 @@ from bench.records import Record, read_records
 from bench.report import write_report
 from bench.run import RunOptions, Shard, execute
 from bench.shapes import ShapesDataset
+from bench.weights import WeightsOptions
+from tests.bench.test_extractors import random_inception
 from tests.conftest import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -71,7 +75,7 @@ def test_run_measures_everything_and_reports(suite: Path, tmp_path: Path) -> Non
     for start in ("FD-", "KD-", "IS-", "Precision-", "Recall-", "Score-", "PSNR", "SSIM", "Latency p50", "Throughput"):
         assert any(metric.startswith(start) for metric in metrics), start
     assert {"Parameters", "Peak memory"} <= metrics
-    assert {"FID", "LPIPS[n=1, steps=3]"} <= {
+    assert {"FID", "LPIPS [n=1, steps=3]"} <= {
         r.measurement.metric for r in records if r.measurement.status == "missing"
     }
     assert not any(metric.startswith("FID") for metric in metrics), "a stand-in must not be called FID"
@@ -87,8 +91,27 @@ def test_run_measures_everything_and_reports(suite: Path, tmp_path: Path) -> Non
     assert {"index.html", "tables.md", "tables.csv", "tables.tex", "quality_speed.png"} <= names
     assert len(list((folder / "samples").glob("*.png"))) == 3
     provenance = records[0].provenance
-    assert provenance.environment["packages"]["torch"] == torch.__version__
+    assert provenance.environment["packages"]["torch"] == importlib.metadata.version("torch")
     assert len(provenance.source_sha256) == 64
+
+
+@pytest.mark.slow
+def test_one_inception_file_serves_every_metric_of_that_network(suite: Path, tmp_path: Path) -> None:
+    path = tmp_path / "inception.pth"
+    torch.save(random_inception(seed=0), path)
+    text = SUITE.replace('"fid50k_full@sg3"', '"fid50k_full@sg3", "fid@clean"').replace(
+        "num_images = 24", "num_images = 12"
+    )
+    suite.write_text(text.replace("inversion_images = 1", "").replace(', "clip@vit-b-32"', ""), encoding="utf-8")
+    options = PlanOptions(suite=str(suite), network_weights=WeightsOptions({"inception": path}))
+    result = execute(make_plan(options, CPU), options, RunOptions(tmp_path / "run"))
+    rows = [record.measurement for record in read_records(result.folder / "records.jsonl")]
+    quality_rows = [row for row in rows if row.kind == "quality"]
+    name = f"inception-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    assert all(row.status == "ok" and name in row.metric for row in quality_rows)
+    protocols = {"fid50k_full@sg3", "fid@clean", "kid50k_full@sg3", "is50k@sg3", "pr50k3@inception"}
+    assert {row.protocol for row in quality_rows} == protocols
+    assert not any(row.metric.startswith(("FID", "KID")) for row in quality_rows), "these are not the official weights"
 
 
 def test_shards_and_batch_size_do_not_change_the_numbers(suite: Path, tmp_path: Path) -> None:
@@ -149,10 +172,12 @@ def test_failed_task_is_a_row_and_the_rest_goes_on(
 def test_broken_image_is_named_in_the_rows_that_need_it(suite: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "ffhq-32x32"
     folder.mkdir(parents=True)
-    dataset = ShapesDataset(32, count=8)
-    for index in range(8):
+    dataset = ShapesDataset(32, count=40)
+    for index in range(40):
         image = Image.fromarray(dataset.image(index).permute(1, 2, 0).numpy())
         image.save(folder / f"{index}.png")
+    labels = [[f"{index}.png", index % 10] for index in range(40)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
     whole = (folder / "5.png").read_bytes()
     (folder / "5.png").write_bytes(whole[: len(whole) // 2])
     suite.write_text(SUITE.replace('"shapes"', '"ffhq"').replace("inversion_images = 1", ""), encoding="utf-8")

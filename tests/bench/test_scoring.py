@@ -29,9 +29,9 @@ FID = PROTOCOLS["fid50k_full@sg3"]
     ("view", "n", "name", "num_caveats"),
     [
         (OFFICIAL, 50_000, "FID", 0),
-        (OFFICIAL, 49_999, "FID[n=49999]", 1),
+        (OFFICIAL, 49_999, "FID [n=49999]", 1),
         (USERS_OWN, 50_000, "FD-inception-3fa2b81c", 1),
-        (USERS_OWN, 64, "FD-inception-3fa2b81c[n=64]", 2),
+        (USERS_OWN, 64, "FD-inception-3fa2b81c [n=64]", 2),
     ],
 )
 def test_only_the_whole_protocol_is_called_fid(view: FakeView, n: int, name: str, num_caveats: int) -> None:

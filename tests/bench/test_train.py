@@ -17,8 +17,10 @@ from bench.train import TrainingRun, small_spec, train_on
 from models.checkpoints import file_sha256, load_generator, weights_sha256
 from models.stylegan2 import StyleGAN2Generator
 from models.training.loop import TrainingSpec
+from tests.conftest import REPOSITORY
 
 RUN = TrainingRun(batch_size=4)
+SHIPPED = REPOSITORY / "models" / "weights" / "stylegan2-shapes-32.safetensors"
 
 
 def tiny_spec(dataset: ShapesDataset, images: int = 8) -> TrainingSpec:
@@ -96,3 +98,10 @@ def test_train_on_refuses_what_does_not_fit(tmp_path: Path) -> None:
         train_on(dataset, tiny_spec(dataset), tmp_path / "weights.safetensors", RUN)
     with pytest.raises(UserError, match=r"written as \.safetensors"):
         train_on(dataset, tiny_spec(dataset), tmp_path / "weights.pt", replace(RUN, batch_size=2))
+
+
+def test_shipped_weights_have_the_settings_of_small_spec() -> None:
+    generator, _ = load_generator(SHIPPED)
+    assert isinstance(generator, StyleGAN2Generator)
+    assert generator.config == small_spec(ShapesDataset(32), images=1).generator
+    assert SHIPPED.stat().st_size < 1_500_000

@@ -138,19 +138,25 @@ def test_file_without_configuration_loads_only_into_a_given_model(path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "metadata",
+    "configuration",
     [
-        {"target": "os:system", "kwargs": "{}"},
-        {"target": "models.stylegan2:build", "kwargs": '{"resolution": 7}'},
-        {"target": "models.stylegan2:build", "kwargs": '{"depth": 7}'},
-        {"target": "models.stylegan2:build", "kwargs": "resolution"},
-        {"target": "models.stylegan2:build"},
+        '{"target": "os:system", "kwargs": {}}',
+        '{"target": "models.stylegan2:build", "kwargs": {"resolution": 7}}',
+        '{"target": "models.stylegan2:build", "kwargs": {"depth": 7}}',
+        '{"target": "models.stylegan2:build", "kwargs": "resolution"}',
+        '{"target": "models.stylegan2:build"}',
+        '"models.stylegan2:build"',
+        "{",
     ],
 )
-def test_configuration_that_can_not_be_built_is_refused(path: Path, metadata: dict[str, str]) -> None:
-    save_file(load_file(path), path, {"format": "stylebench-generator-1", **metadata})
+def test_configuration_that_can_not_be_built_is_refused(path: Path, configuration: str) -> None:
+    save_file(load_file(path), path, {"stylebench-generator-1": configuration})
     with pytest.raises(CheckpointError, match="its configuration can't be built"):
         load_generator(path)
+
+
+def test_equal_weights_are_saved_as_equal_bytes(tmp_path: Path) -> None:
+    assert len({save_weights(make(2), tmp_path / f"{i}.safetensors") for i in range(10)}) == 1
 
 
 def test_weights_sha256_sees_names_types_shapes_and_values() -> None:

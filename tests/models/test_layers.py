@@ -51,7 +51,7 @@ def test_one_hot_takes_type_and_device_of_its_model() -> None:
 
 def test_one_hot_refuses_labels_that_are_missing_or_out_of_range() -> None:
     like = torch.zeros(1)
-    with pytest.raises(ValueError, match="no labels for a generator of 3 classes"):
+    with pytest.raises(ValueError, match="no labels for a network of 3 classes"):
         one_hot(None, 3, like)
     with pytest.raises(ValueError, match="labels 0 to 3; allowed are 0 to 2"):
         one_hot(torch.tensor([0, 3]), 3, like)
