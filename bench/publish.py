@@ -1,4 +1,4 @@
-"""Publishes a run: its tables and plot go to `results/tables/`, and the tables into the README."""
+"""Publishes a run: its tables and pictures go to `results/tables/`, and its first tables into the README."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bench.report import write_report
 TABLES = ROOT / "results" / "tables"
 README = ROOT / "README.md"
 PARTS = {"tables.md": ".md", "tables.csv": ".csv", "quality_speed.png": ".png"}
+TABLES_IN_README = 2  # quality and speed of the first data set
 
 
 def block_pattern(name: str) -> re.Pattern[str]:
@@ -21,17 +22,22 @@ def block_pattern(name: str) -> re.Pattern[str]:
 
 
 def publish(run_dir: Path, name: str) -> list[Path]:
-    """Copy the report of a run to `results/tables/NAME.*`, and its tables between the README's markers of that name."""
-    readme = README.read_text(encoding="utf-8")
-    pattern = block_pattern(name)
-    if not pattern.search(readme):
-        raise UserError(f"README.md has no place for {name!r}. Add the lines <!-- {name} --> and <!-- /{name} -->.")
+    """Copy the report of a run to `results/tables/NAME.*`, and its first tables between the README's markers of NAME.
+
+    Grids of generated `shapes` go along; images of other data sets never do, since they are not ours to publish.
+    """
     report = write_report(run_dir).parent
-    written = []
-    for source, suffix in PARTS.items():
-        if (report / source).is_file():
-            written.append(TABLES / f"{name}{suffix}")
-            write_atomic(written[-1], (report / source).read_bytes())
-    tables = (report / "tables.md").read_text(encoding="utf-8")
-    write_atomic(README, pattern.sub(lambda _: f"\n{tables}\n", readme))
+    copies = {report / source: TABLES / f"{name}{suffix}" for source, suffix in PARTS.items()}
+    copies |= {
+        grid: TABLES / f"{name}-{grid.name}" for grid in run_dir.glob("samples/shapes-*-stylegan2-shapes-??.png")
+    }
+    written = [target for source, target in copies.items() if source.is_file()]
+    for source, target in copies.items():
+        if source.is_file():
+            write_atomic(target, source.read_bytes())
+    readme = README.read_text(encoding="utf-8")
+    if not block_pattern(name).search(readme):
+        raise UserError(f"README.md has no place for {name!r}. Add the lines <!-- {name} --> and <!-- /{name} -->.")
+    head = "\n**".join((report / "tables.md").read_text(encoding="utf-8").split("\n**")[: TABLES_IN_README + 1])
+    write_atomic(README, block_pattern(name).sub(lambda _: f"\n{head.strip()}\n\n", readme))
     return [*written, README]

@@ -114,6 +114,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         ) from error
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left half written below `folder`; nobody else may be writing there."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write rows as JSON Lines, atomically."""
     write_atomic(path, "".join(record.to_json() + "\n" for record in records))

@@ -21,7 +21,7 @@ from bench.jobs import Bench, extraction_of, features_folder, score_task, subjec
 from bench.model_jobs import inversion_task, speed_task
 from bench.plan import Plan, PlanOptions, Task, view_names
 from bench.progress import Progress
-from bench.records import Measurement, Record, read_records, write_atomic, write_records
+from bench.records import Measurement, Record, read_records, remove_parts, write_atomic, write_records
 from bench.views import OpenedViews, open_perceptual, open_views
 
 RUNS = ROOT / "results" / "runs"
@@ -97,12 +97,20 @@ def choose_folder(print_of_plan: str, plan: Plan, options: RunOptions) -> Path:
     """The folder of this run: the one asked for, the newest unfinished run of the same plan, or a new one."""
     if options.output is not None:
         known = _run_facts(options.output).get("fingerprint")
+        if known is not None and options.fresh:
+            raise UserError(
+                f"--fresh: {options.output} holds a run already. Remove it, or choose another --output DIR."
+            )
         if known is not None and known != print_of_plan:
             raise UserError(
                 f"{options.output} holds a run of another plan, or of another version of the program or its packages.\n"
                 "Choose another folder with --output DIR, or remove this one."
             )
-        if known is None and options.output.is_dir() and any(p.name != LOCK for p in options.output.iterdir()):
+        if (
+            known is None
+            and options.output.is_dir()
+            and any(not p.name.startswith(".") for p in options.output.iterdir())
+        ):
             raise UserError(f"{options.output} is not empty and not a run. Choose another folder with --output DIR.")
         return options.output
     if not options.fresh:
@@ -236,6 +244,8 @@ def execute(plan: Plan, options: PlanOptions, how: RunOptions) -> RunResult:
     print_of_plan = fingerprint(plan, options, views, perceptual.sha256)
     folder = choose_folder(print_of_plan, plan, how)
     with locked(folder, shared=how.shard is not None):
+        if how.shard is None:
+            remove_parts(folder)
         progress = Progress([task.estimate_s for task in plan.tasks])
         bench = Bench(folder, plan, views, perceptual, dict(options.model_weights), progress)
         if _run_facts(folder).get("complete"):

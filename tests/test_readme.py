@@ -17,10 +17,12 @@ COMMANDS = re.findall(r"^python -m bench[^\n#]*", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_readme_shows_the_published_tables(name: str) -> None:
+def test_readme_shows_the_head_of_the_published_tables(name: str) -> None:
     found = block_pattern(name).search(README)
     assert found is not None, f"no place for {name}"
-    assert found.group().strip() == (TABLES / f"{name}.md").read_text(encoding="utf-8").strip()
+    shown = found.group().strip()
+    assert shown.count("| Model |") == 2
+    assert (TABLES / f"{name}.md").read_text(encoding="utf-8").startswith(shown)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

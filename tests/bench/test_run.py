@@ -134,6 +134,16 @@ def test_finished_run_is_not_run_again_in_its_folder(suite: Path, tmp_path: Path
         run_tiny(suite, RunOptions(tmp_path / "run"), seed=5)
 
 
+def test_remains_of_a_killed_process_are_cleared_away(suite: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run.json.123.part").write_text("{", encoding="utf-8")
+    run_tiny(suite, RunOptions(folder))
+    assert not list(folder.rglob("*.part"))
+    with pytest.raises(UserError, match="--fresh"):
+        run_tiny(suite, RunOptions(folder, fresh=True))
+
+
 def test_unfinished_run_is_found_again(suite: Path, tmp_path: Path) -> None:
     options = PlanOptions(suite=str(suite))
     half = execute(make_plan(options, CPU), options, RunOptions(shard=Shard(1, 2)))
