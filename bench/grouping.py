@@ -34,7 +34,7 @@ class Scene(NamedTuple):
     def title(self) -> str:
         """The data set as papers spell it, and the size of its images."""
         size = f"{self.resolution} × {self.resolution}" if self.resolution.isdigit() else self.resolution
-        return f"{DATASETS.get(self.dataset, self.dataset)} {size}".strip()
+        return f"{DATASETS.get(self.dataset, self.dataset).removesuffix(' zero-shot')} {size}".strip()
 
 
 @dataclass(frozen=True, slots=True)

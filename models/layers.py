@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.bias_act import Activation, bias_act
+from kernels.conv2d_resample import ResampledConv, conv2d_resample
+from kernels.upfirdn2d import setup_filter
+
+FIR_TAPS = (1, 3, 3, 1)  # of every resampling of StyleGAN2
 
 
 @runtime_checkable
@@ -66,6 +70,27 @@ class FullyConnectedLayer(nn.Module):
         """Apply the layer."""
         weight = self.weight * (self.lr_multiplier / math.sqrt(self.weight.shape[1]))
         return bias_act(F.linear(x, weight), self.bias * self.lr_multiplier, self.activation)
+
+
+class ResampledSkip(nn.Module):
+    """The shortcut of a residual block: 1x1 convolution without bias, to twice or half the resolution."""
+
+    resample_filter: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, conv: ResampledConv) -> None:
+        super().__init__()
+        self.conv = conv
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
+        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Draw the start of training."""
+        fill_normal(self.weight, rng)
+
+    def forward(self, x: Tensor, gain: float) -> Tensor:
+        """Map `[N, Cin, H, W]` to `[N, Cout, H * up / down, W * up / down]`."""
+        weight = (self.weight * (gain / math.sqrt(self.weight.shape[1]))).to(x.dtype)
+        return conv2d_resample(x, weight, self.resample_filter, self.conv)
 
 
 def to_uint8(images: Tensor) -> Tensor:

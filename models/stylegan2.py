@@ -17,12 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from kernels.bias_act import Activation
-from kernels.conv2d_resample import ResampledConv, conv2d_resample
+from kernels.conv2d_resample import ResampledConv
 from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
 from kernels.upfirdn2d import setup_filter, upsample2d
-from models.layers import FullyConnectedLayer, fill_normal, normalize_2nd_moment, one_hot, to_uint8
+from models.layers import (
+    FIR_TAPS,
+    FullyConnectedLayer,
+    ResampledSkip,
+    fill_normal,
+    normalize_2nd_moment,
+    one_hot,
+    to_uint8,
+)
 from models.spec import Conditioning, Latents
-from models.stylegan2_config import FIR_TAPS, StyleGAN2Config
+from models.stylegan2_config import StyleGAN2Config
 
 NoiseMode = Literal["random", "const", "none"]
 
@@ -147,26 +155,6 @@ class ToRGBLayer(nn.Module):
         return modulated_conv2d(x, self.weight, styles, ModulatedConv(demodulate=False), epilogue=epilogue)
 
 
-class UpsampledSkip(nn.Module):
-    """The shortcut of a residual block: 1x1 convolution to twice the resolution."""
-
-    resample_filter: Tensor
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
-        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Draw the start of training."""
-        fill_normal(self.weight, rng)
-
-    def forward(self, x: Tensor, gain: float) -> Tensor:
-        """Map `[N, Cin, H, W]` to `[N, Cout, 2H, 2W]`."""
-        weight = (self.weight * (gain / math.sqrt(self.weight.shape[1]))).to(x.dtype)
-        return conv2d_resample(x, weight, self.resample_filter, ResampledConv(up=2))
-
-
 class SynthesisBlock(nn.Module):
     """The layers of one resolution."""
 
@@ -185,7 +173,7 @@ class SynthesisBlock(nn.Module):
             self.conv0 = SynthesisLayer(config, resolution, up=2)
         self.conv1 = SynthesisLayer(config, resolution)
         if self.residual:
-            self.skip = UpsampledSkip(config.channels(resolution // 2), channels)
+            self.skip = ResampledSkip(config.channels(resolution // 2), channels, ResampledConv(up=2))
         if self.has_rgb:
             self.torgb = ToRGBLayer(config, resolution)
         self.register_buffer("resample_filter", setup_filter(FIR_TAPS))

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from models.layers import FIR_TAPS
+
 Architecture = Literal["skip", "resnet", "orig"]
-FIR_TAPS = (1, 3, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,9 @@ from kernels.bias_act import Activation, bias_act
 from kernels.conv2d_resample import ResampledConv, conv2d_resample
 from kernels.minibatch_std import minibatch_std
 from kernels.upfirdn2d import downsample2d, setup_filter
-from models.layers import FullyConnectedLayer, fill_normal, normalize_2nd_moment
+from models.layers import FIR_TAPS, FullyConnectedLayer, ResampledSkip, fill_normal, normalize_2nd_moment
 
 Architecture = Literal["resnet", "skip", "orig"]
-FIR_TAPS = (1, 3, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +84,6 @@ class Convolution(nn.Module):
         return bias_act(conv2d_resample(x, weight, self.resample_filter, self.conv), self.bias, activation)
 
 
-class DownsampledSkip(nn.Module):
-    """The shortcut of a residual block: 1x1 convolution to half the resolution, without bias."""
-
-    resample_filter: Tensor
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
-        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Draw the start of training."""
-        fill_normal(self.weight, rng)
-
-    def forward(self, x: Tensor, gain: float) -> Tensor:
-        """Map `[N, Cin, H, W]` to `[N, Cout, H / 2, W / 2]`."""
-        weight = self.weight * (gain / math.sqrt(self.weight.shape[1]))
-        return conv2d_resample(x, weight, self.resample_filter, ResampledConv(down=2))
-
-
 class DiscriminatorBlock(nn.Module):
     """The layers of one resolution; the output has half of it."""
 
@@ -120,7 +99,7 @@ class DiscriminatorBlock(nn.Module):
         self.conv0 = Convolution(channels, channels, 3, clamp=config.conv_clamp)
         self.conv1 = Convolution(channels, out_channels, 3, down=2, clamp=config.conv_clamp)
         if config.architecture == "resnet":
-            self.skip = DownsampledSkip(channels, out_channels)
+            self.skip = ResampledSkip(channels, out_channels, ResampledConv(down=2))
         self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
 
     def forward(self, x: Tensor | None, image: Tensor) -> tuple[Tensor, Tensor]:
