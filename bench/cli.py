@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one message and leave with status 2."""
         words = [word for parser in self.every_parser() for a in parser._actions for word in a.option_strings]
-        unknown = message.rpartition(" ")[2]
+        unknown = next((word for word in message.split() if word.startswith("-")), "")
         near = difflib.get_close_matches(unknown, words, n=1, cutoff=0.6) if "unrecognized" in message else []
         hint = f" Did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: {message}.{hint}\nSee `{self.prog} --help`.\n")
@@ -200,7 +200,7 @@ def run_dataset(arguments: argparse.Namespace) -> int:
     from bench.prepare import PreparationSpec, prepare_dataset
 
     names = ("source", "destination", "resolution", "crop", "filter", "max_images", "force")
-    print(prepare_dataset(PreparationSpec(**{name: getattr(arguments, name) for name in names})))
+    prepare_dataset(PreparationSpec(**{name: getattr(arguments, name) for name in names}))
     return 0
 
 

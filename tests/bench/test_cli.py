@@ -229,9 +229,10 @@ def test_bad_input_is_one_clear_message(kind: str, tmp_path: Path, capsys: pytes
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [["plan", "--limt"], ["--limt", "3"], ["run", "--limt=3"]])
+def test_unknown_flag_names_the_nearest(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["plan", "--limt"])
+        main(arguments)
     assert left.value.code == 2
     assert "Did you mean --limit?" in capsys.readouterr().err
 
