@@ -19,8 +19,9 @@ from bench.environment import ROOT, environment_facts, machine_slug, provenance,
 from bench.errors import StorageError, UserError
 from bench.jobs import Bench, extraction_of, features_folder, score_task, subject_of
 from bench.model_jobs import inversion_task, speed_task
-from bench.plan import Plan, PlanOptions, Task, view_names
+from bench.plan import Plan, PlanOptions, Task
 from bench.progress import Progress
+from bench.protocols import PROTOCOLS
 from bench.records import Measurement, Record, read_records, remove_parts, write_atomic, write_records
 from bench.views import OpenedViews, open_perceptual, open_views
 
@@ -234,10 +235,18 @@ def _write_facts(bench: Bench, options: RunOptions, print_of_plan: str, *, compl
     write_atomic(bench.folder / "run.json", json.dumps(facts, indent=1) + "\n")
 
 
+def _open_needed_views(plan: Plan, options: PlanOptions) -> OpenedViews:
+    """The views of all protocols, and stand-ins for those that can't be had."""
+    protocols = [PROTOCOLS[name] for stage in plan.stages for name in stage.entry.protocols]
+    opened = open_views((p.view for p in protocols), options.network_weights, plan.device)
+    names = [PROTOCOLS[p.standin].view for p in protocols if p.standin is not None and p.view in opened.missing]
+    standins = open_views(names, options.network_weights, plan.device)
+    return OpenedViews(opened.views | standins.views, opened.missing)
+
+
 def execute(plan: Plan, options: PlanOptions, how: RunOptions) -> RunResult:
     """Run all tasks of a plan, or the shards of features that fall to this process."""
-    names = [name for stage in plan.stages for name in view_names(stage.entry)]
-    views = open_views(names, options.network_weights, plan.device)
+    views = _open_needed_views(plan, options)
     perceptual, why_not = open_perceptual(options.network_weights, plan.device)
     if why_not is not None:
         views.missing["vgg16-lpips"] = why_not

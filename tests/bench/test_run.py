@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from bench import run as run_module
 from bench.errors import StorageError, UserError
@@ -112,6 +113,9 @@ def test_one_inception_file_serves_every_metric_of_that_network(suite: Path, tmp
     protocols = {"fid50k_full@sg3", "fid@clean", "kid50k_full@sg3", "is50k@sg3", "pr50k3@inception"}
     assert {row.protocol for row in quality_rows} == protocols
     assert not any(row.metric.startswith(("FID", "KID")) for row in quality_rows), "these are not the official weights"
+    shard = next((tmp_path / "run").rglob("shard-*.safetensors"))
+    layers = {"inception.pool", "inception.logits", "inception-clean.pool", "inception-clean.logits"}
+    assert load_file(shard).keys() == layers | {"pixels", "thumbnails"}, "no stand-in where the network is there"
 
 
 def test_shards_and_batch_size_do_not_change_the_numbers(suite: Path, tmp_path: Path) -> None:
