@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.sampling import sample_rng
+from models.layers import one_hot, to_uint8
 
 PUBLISHED_STEPS = 1000
 LEARNING_RATE = 0.1
@@ -73,20 +74,14 @@ def learning_rate(step: int, num_steps: int) -> float:
     return LEARNING_RATE * down * min(1.0, t / RAMP_UP)
 
 
-def one_hot(label: int | None, num_classes: int, device: torch.device) -> Tensor | None:
-    """The label as the mapping network takes it, `[1, num_classes]`; None without classes."""
-    if num_classes == 0:
-        return None
-    return F.one_hot(torch.tensor([label or 0], device=device), num_classes).float()
-
-
 def mean_w(generator: StyleGenerator, label: int | None, num_samples: int, device: torch.device) -> Tensor:
     """The mean w `[1, 1, w_dim]` over seeded z, of one class if there are classes."""
     rng = sample_rng(W_SEED, 0, "latents")
     z = torch.from_numpy(rng.standard_normal((num_samples, generator.z_dim), dtype="float32")).to(device)
-    c = one_hot(label, generator.num_classes, device)
+    has_classes = generator.num_classes > 0
+    labels = None if label is None or not has_classes else torch.full((num_samples,), label, device=device)
     with torch.no_grad():
-        ws = generator.mapping(z, None if c is None else c.expand(num_samples, -1))
+        ws = generator.mapping(z, one_hot(labels, generator.num_classes, like=z))
     return ws[:, :1].mean(dim=0, keepdim=True)
 
 
@@ -118,4 +113,4 @@ def invert(
         on_step()
     with torch.no_grad():
         image = generator.synthesis(w.expand(-1, generator.num_ws, -1), noise_mode="const")
-    return (image[0] * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return to_uint8(image)[0]

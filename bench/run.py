@@ -17,6 +17,7 @@ from typing import Any
 from bench import features
 from bench.environment import ROOT, environment_facts, machine_slug, provenance, source_sha256, utc_now
 from bench.errors import StorageError, UserError
+from bench.fetch import file_sha256
 from bench.jobs import Bench, extraction_of, features_folder, score_task, subject_of
 from bench.model_jobs import inversion_task, speed_task
 from bench.plan import Plan, PlanOptions, Task
@@ -71,7 +72,7 @@ class RunResult:
 
 def fingerprint(plan: Plan, options: PlanOptions, views: OpenedViews, perceptual_sha256: str) -> str:
     """The hash of everything that a number of the run depends on; two runs with equal ones may share shards."""
-    weights = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in options.model_weights.items()}
+    weights = {name: file_sha256(path) for name, path in options.model_weights.items()}
     facts = {
         "source": source_sha256(),
         "suite": [plan.suite.name, plan.suite.version, plan.suite.seed],

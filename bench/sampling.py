@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from bench.datasets import ImageDataset, class_prompt, prompt
-from models.spec import ImageGenerator
+from models.spec import ImageGenerator, Latents
 
-Stream = Literal["latents", "label", "halves", "captions"]
-STREAMS: dict[Stream, int] = {"latents": 0, "label": 1, "halves": 2, "captions": 3}  # numbers are part of every result
+Stream = Literal["latents", "label", "halves"]
+STREAMS: dict[Stream, int] = {"latents": 0, "label": 1, "halves": 2}  # numbers are part of every result
 
 
 def sample_rng(seed: int, index: int, stream: Stream) -> np.random.Generator:
@@ -31,6 +31,12 @@ def disjoint_halves(count: int, seed: int) -> tuple[list[int], list[int]]:
     order = sample_rng(seed, 0, "halves").permutation(count)
     middle = count // 2
     return sorted(order[:middle].tolist()), sorted(order[middle : 2 * middle].tolist())
+
+
+def draw_latents(generator: ImageGenerator, seed: int, ids: Sequence[int], device: torch.device) -> Latents:
+    """The latents of these samples, drawn one by one on the CPU and stacked on the device."""
+    drawn = [generator.draw(sample_rng(seed, i, "latents")) for i in ids]
+    return {name: torch.stack([sample[name] for sample in drawn]).to(device) for name in drawn[0]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,7 @@ class GeneratedImages:
 
     def batch(self, ids: Sequence[int]) -> ImageBatch:
         """Generate the samples."""
-        drawn = [self.generator.draw(sample_rng(self.seed, i, "latents")) for i in ids]
-        latents = {name: torch.stack([sample[name] for sample in drawn]).to(self.device) for name in drawn[0]}
+        latents = draw_latents(self.generator, self.seed, ids, self.device)
         if self.generator.conditioning != "class":
             return ImageBatch(self.generator.sample(latents).cpu(), None)
         labels = [self.label(i) for i in ids]

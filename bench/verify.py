@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.sampling import sample_rng
+from bench.sampling import draw_latents
 from models.spec import ImageGenerator, Latents
 
 MAX_GREY_LEVELS = 1  # float32 against float64 may round to the other side, no further
@@ -29,8 +29,7 @@ class Verification:
 
 def draw_batch(generator: ImageGenerator, batch_size: int, device: torch.device) -> tuple[Latents, Tensor | None]:
     """Latents and labels of the first samples of seed 0, stacked on the device."""
-    drawn = [generator.draw(sample_rng(0, i, "latents")) for i in range(batch_size)]
-    latents = {name: torch.stack([sample[name] for sample in drawn]).to(device) for name in drawn[0]}
+    latents = draw_latents(generator, 0, range(batch_size), device)
     if generator.conditioning != "class":
         return latents, None
     return latents, torch.arange(batch_size, device=device) % generator.num_classes
