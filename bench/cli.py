@@ -30,10 +30,14 @@ EXAMPLES = {
     "plan": "python -m bench plan --data ~/datasets --only 'ffhq-*'",
     "run": "python -m bench run --suite data-cpu --data ~/datasets --limit 64 --output /tmp/try",
     "report": "python -m bench report results/runs/20260101T000000Z-cpu-smoke-0123abcd",
-    "fetch": "python -m bench fetch inception vgg16 vgg16-lpips",
+    "fetch": "python -m bench fetch inception vgg16 vgg16-lpips stylegan2-ffhq-256",
+    "convert": "python -m bench convert stylegan3-t-ffhq-1024x1024.pkl stylegan3-t-ffhq-1024.safetensors",
+    "generate": "python -m bench generate stylegan2-shapes-32 --seeds 0-7 --classes 0-9 --out /tmp/shapes",
     "dataset": "python -m bench dataset ~/photos ffhq-64x64.zip --resolution 64 --crop center --filter lanczos",
     "train": "python -m bench train shapes --resolution 32 --minutes 60 -o mine.safetensors",
     "kernels": "python -m bench kernels --budget 60",
+    "compile": "python -m bench compile --update",
+    "speed": "python -m bench speed stylegan2-f-64 stylegan3-t-64 --batch-size 4",
 }
 
 
@@ -64,6 +68,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is run")
     what.add_argument("--suite", default="auto", help="a suite (`ls suites`) or a .toml file")
     what.add_argument("--data", type=Path, metavar="DIR", help="folder of data sets; default: $STYLEBENCH_DATA")
+    what.add_argument(
+        "--model", action="append", default=[], metavar="NAME", help="run this model, not the suite's; may be repeated"
+    )
     what.add_argument("--only", metavar="GLOB", help="entries or models to keep: 'ffhq-*', 'stylegan2-*'")
     what.add_argument("--limit", type=int, metavar="N", help="images of each subject; numbers then carry N")
     what.add_argument("--seed", type=int, help="seed of samples, splits and random weights; default: the suite's")
@@ -115,8 +122,16 @@ def build_parser() -> argparse.ArgumentParser:
     report = command("report", "write tables and plots of a run", run_report)
     report.add_argument("run", type=Path, nargs="?", help="run folder; default: the latest")
     report.add_argument("--publish", metavar="NAME", help="copy to results/tables/NAME.* and into the README")
-    fetch = command("fetch", "download weights of feature networks into the cache", run_fetch)
-    fetch.add_argument("names", nargs="+", metavar="NAME", help="see `python -m bench ls weights`")
+    fetch = command("fetch", "download weights of networks and models into the cache", run_fetch)
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="see `python -m bench ls weights` and `ls models`")
+    convert = command("convert", "read an official checkpoint as data and write it as safetensors", run_convert)
+    convert.add_argument(
+        "source", type=Path, metavar="SRC", help="a .pkl, .pth, .pt or .bin; nothing of it is executed"
+    )
+    convert.add_argument("destination", type=Path, metavar="DEST", help="the .safetensors file to write")
+    convert.add_argument("--network", choices=["G_ema", "G", "D"], default="G_ema", help="default: G_ema")
+    convert.add_argument("--force", action="store_true", help="replace DEST if it is there")
+    _add_generation(command("generate", "draw pictures: seeds, classes, prompts, interpolations", run_generate))
     dataset = command("dataset", "make a data set zip: crop, resize, keep labels and captions", run_dataset)
     _add_preparation(dataset)
     train = command("train", "train a small StyleGAN2, as the shipped weights were made", run_train)
@@ -128,7 +143,31 @@ def build_parser() -> argparse.ArgumentParser:
     kernels = command("kernels", "check, then time the kernels of this machine", run_kernels)
     kernels.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="time to measure; default: 60")
     kernels.add_argument("--batch-size", type=int, default=4, metavar="N")
+    compile_ = command("compile", "compile the kernels, without a GPU, and compare with the table", run_compile)
+    compile_.add_argument("--update", action="store_true", help="write the table kernels/compiled.csv")
+    speed = command("speed", "time generators beside the naive formulation of the same networks", run_speed)
+    speed.add_argument("models", nargs="*", metavar="NAME", help="default: each family at 32, 64 and 256 pixels")
+    speed.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="time to measure; default: 300")
+    speed.add_argument("--batch-size", type=int, default=4, metavar="N")
     return parser
+
+
+def _add_generation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="NAME_OR_PATH", help="a model (`ls models`) or a file of one")
+    parser.add_argument("--seeds", default="0-7", help="such as 0-31 or 85,265; default: 0-7")
+    parser.add_argument("--classes", default="", help="such as 0-9; each with every seed. Default: class of the seed")
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given again")
+    parser.add_argument("--psi", type=float, default=1.0, help="truncation; default: 1, none")
+    parser.add_argument("--cutoff", type=int, metavar="N", help="truncate the first N style vectors only")
+    parser.add_argument("--noise-mode", choices=["const", "random", "none"], default="const")
+    parser.add_argument("--interpolate", choices=["strip", "frames"], nargs="?", const="strip", help="seed to seed")
+    parser.add_argument("--steps", type=int, default=8, metavar="N", help="images from one seed to the next")
+    parser.add_argument("--out", "-o", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--force", action="store_true", help="replace pictures of other weights or settings in DIR")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="does not change the pictures")
+    parser.add_argument("--random-weights", type=int, metavar="SEED", help="run NAME untrained")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--offline", action="store_true", help="never ask the network for anything")
 
 
 def _add_preparation(parser: argparse.ArgumentParser) -> None:
@@ -188,11 +227,24 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_fetch(arguments: argparse.Namespace) -> int:
     """Fetch weights."""
-    from bench.weights import fetch_weights
+    from bench.commands import fetch
 
-    for name in arguments.names:
-        print(fetch_weights(name))
+    return fetch(arguments.names)
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Convert a checkpoint."""
+    from bench.convert import convert_checkpoint
+
+    print(convert_checkpoint(arguments.source, arguments.destination, arguments.network, force=arguments.force))
     return 0
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """Draw pictures."""
+    from bench.commands import draw
+
+    return draw(arguments)
 
 
 def run_dataset(arguments: argparse.Namespace) -> int:
@@ -217,6 +269,21 @@ def run_kernels(arguments: argparse.Namespace) -> int:
 
     print(format_rows(run_kernel_timing(arguments.budget, arguments.batch_size)))
     return 0
+
+
+def run_speed(arguments: argparse.Namespace) -> int:
+    """Time generators."""
+    from bench.generator_timing import print_timings
+
+    print_timings(arguments.models, arguments.budget, arguments.batch_size)
+    return 0
+
+
+def run_compile(arguments: argparse.Namespace) -> int:
+    """Compile the kernels ahead of time."""
+    from bench.compiled_table import run_compile_gate
+
+    return run_compile_gate(update=arguments.update)
 
 
 def _with_default_command(argv: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from bench.datasets import open_dataset
 from bench.doctor import examine, format_findings
 from bench.environment import choose_device
 from bench.errors import UserError
+from bench.fetch import file_sha256
+from bench.generate import GenerateSpec, generate, parse_numbers
+from bench.model_weights import FORMATS, LoadedModel, fetch_model, load_file, load_model, model_file, model_named
 from bench.offline import forbid_network, network_available
 from bench.plan import Plan, PlanOptions, describe, make_plan
 from bench.publish import publish
@@ -21,7 +25,8 @@ from bench.run import RUNS, RunOptions, RunResult, Shard, execute
 from bench.shapes import ShapesDataset
 from bench.tables import to_text
 from bench.train import SHAPES_COUNT, TrainingRun, small_spec, train_on
-from bench.weights import WEIGHTS, WeightsOptions
+from bench.weights import WEIGHTS, WeightsOptions, fetch_weights
+from models.registry import MODELS
 
 MAX_TRAINING_IMAGES = 10**9  # the minutes end a training
 
@@ -37,9 +42,9 @@ def weights_options(arguments: argparse.Namespace, *, may_fetch: bool) -> Weight
 
 
 def _model_weights(given: list[tuple[str, Path]], plan: Plan) -> dict[str, Path]:
-    """Give a file without a model's name to the only model of the plan."""
+    """The weights that are here: the user's, a file without a model's name for the only model; fetched; shipped."""
     models = sorted({model for stage in plan.stages for model in stage.entry.models})
-    named: dict[str, Path] = {}
+    named = {model: path for model in models if (path := model_file(model))}
     for name, path in given:
         if not path.is_file():
             raise UserError(f"--weights {path}: no such file")
@@ -63,6 +68,7 @@ def _plan_options(arguments: argparse.Namespace, *, may_fetch: bool) -> PlanOpti
     return PlanOptions(
         suite=arguments.suite,
         data_dir=data_dir,
+        models=tuple(arguments.model),
         only=arguments.only,
         limit=arguments.limit,
         seed=arguments.seed,
@@ -150,3 +156,57 @@ def report(folder: Path | None, publish_as: str | None = None) -> int:
     for path in publish(folder, publish_as) if publish_as else ():
         print(f"published {path}")
     return 0
+
+
+def fetch(names: list[str]) -> int:
+    """Download weights of feature networks and of models; nothing is fetched if one name is unknown."""
+    for name in names:
+        if name not in WEIGHTS and name not in MODELS:
+            near = difflib.get_close_matches(name, [*WEIGHTS, *MODELS], n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"no weights are called {name!r}.{hint} `ls weights` and `ls models` list what there is.")
+    for name in names:
+        if name in WEIGHTS:
+            print(fetch_weights(name))
+        else:
+            path = fetch_model(name)
+            print(f"{name}: {path}, sha256 {file_sha256(path)}, {model_named(name).licence}")
+    return 0
+
+
+def draw(arguments: argparse.Namespace) -> int:
+    """Write pictures of a model or of a file of one."""
+    if arguments.offline:
+        forbid_network()
+    for name in ("steps", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: it must be 1 or more")
+    spec = GenerateSpec(
+        seeds=parse_numbers(arguments.seeds),
+        classes=parse_numbers(arguments.classes) if arguments.classes else (),
+        prompts=tuple(arguments.prompt),
+        truncation_psi=arguments.psi,
+        truncation_cutoff=arguments.cutoff,
+        noise_mode=arguments.noise_mode,
+        interpolate=arguments.interpolate,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+    )
+    model = _model_to_draw(arguments)
+    print(f"weights  {model.weights}, sha256 {model.weights_sha256}")
+    for path in generate(model, spec, arguments.out, force=arguments.force):
+        print(f"picture  {path}")
+    return 0
+
+
+def _model_to_draw(arguments: argparse.Namespace) -> LoadedModel:
+    device = choose_device(arguments.device)
+    name = arguments.model
+    if Path(name).suffix in FORMATS:
+        return load_file(Path(name), device)
+    classes = model_named(name).num_classes
+    if arguments.random_weights is not None:
+        return load_model(name, None, classes, arguments.random_weights, device)
+    offline = arguments.offline or not network_available()
+    path = model_file(name) or fetch_model(name, offline=offline)
+    return load_model(name, path, classes, 0, device)

@@ -23,9 +23,9 @@ def gflop_per_image(model: str, num_classes: int) -> float:
     """Floating-point operations of one image in units of 1e9 (a multiply-add counts two), without elementwise work."""
     meta = torch.device("meta")
     generator = build(model, num_classes=num_classes, device="meta")
-    latents, labels = draw_batch(generator, 1, meta)
+    latents, condition = draw_batch(generator, 1, meta)
     with FlopCounterMode(display=False) as counter:
-        generator.sample(latents, labels)
+        generator.sample(latents, condition)
     return float(counter.get_total_flops()) / 1e9
 
 

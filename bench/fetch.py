@@ -165,19 +165,39 @@ def _continue(spec: RemoteFile, part: Path, progress: bool) -> None:
     had_bytes = part.stat().st_size if part.exists() else 0
     if had_bytes and had_bytes == spec.size_bytes:
         return
-    headers = {"User-Agent": "stylebench", "Accept-Encoding": "identity"}
-    if had_bytes and spec.sha256:  # two versions of a file could be joined: only a known digest would notice
-        headers["Range"] = f"bytes={had_bytes}-"
+    headers = {"User-Agent": "stylebench", "Accept-Encoding": "identity"} | _resume_headers(spec, part, had_bytes)
     try:
         response = urllib.request.urlopen(urllib.request.Request(spec.url, headers=headers), timeout=STALL_S)
     except urllib.error.HTTPError as error:
         error.close()
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{had_bytes}":
+            return  # all of it had come when an earlier process was killed
         _refused(spec, part, error.code)
     with response:
         if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {had_bytes}-"):
             part.unlink(missing_ok=True)
             raise _BrokenOffError("the server sent another range than was asked for")
         _store(spec, part, response, progress)
+
+
+def _resume_headers(spec: RemoteFile, part: Path, had_bytes: int) -> dict[str, str]:
+    """Ask for the rest only where two versions of a file can't be joined: a digest or the server's validator tells."""
+    validator = _validator_path(part)
+    if had_bytes and validator.is_file():
+        return {"Range": f"bytes={had_bytes}-", "If-Range": validator.read_text(encoding="utf-8")}
+    return {"Range": f"bytes={had_bytes}-"} if had_bytes and spec.sha256 else {}
+
+
+def _validator_path(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")
+
+
+def _remember_validator(part: Path, response: http.client.HTTPResponse) -> None:
+    etag = response.headers.get("ETag", "")
+    if etag.startswith('"'):  # a weak one (W/"...") may stand for other bytes
+        _validator_path(part).write_text(etag, encoding="utf-8")
+    else:
+        _validator_path(part).unlink(missing_ok=True)
 
 
 def _refused(spec: RemoteFile, part: Path, status: int) -> NoReturn:
@@ -202,6 +222,7 @@ def _store(spec: RemoteFile, part: Path, response: http.client.HTTPResponse, pro
         free_bytes = shutil.disk_usage(part.parent).free
         if total_bytes is not None and free_bytes < total_bytes - had_bytes:
             raise OSError(errno.ENOSPC, f"{free_bytes} bytes are free, {total_bytes - had_bytes} are needed")
+        _remember_validator(part, response)
         stream = io.FileIO(part, "ab" if had_bytes else "wb")
     disable = None if progress else True  # None: no bar where stderr is not a terminal
     bar = tqdm(total=total_bytes, initial=had_bytes, desc=spec.filename, unit="B", unit_scale=True, disable=disable)
@@ -223,7 +244,20 @@ def _append(stream: io.FileIO, chunk: bytes, part: Path) -> None:
             rest = rest[stream.write(rest) :]
 
 
+def _refuse_web_page(spec: RemoteFile, part: Path) -> None:
+    with part.open("rb") as stream:
+        start = stream.read(64).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        part.unlink()
+        raise UserError(
+            f"{spec.url}: the server sent a web page instead of the file; it may want a visit in a browser. Get the "
+            f"file from its publisher and put it at {part.with_suffix('')}."
+        )
+
+
 def _accept(spec: RemoteFile, part: Path, target: Path) -> None:
+    _validator_path(part).unlink(missing_ok=True)
+    _refuse_web_page(spec, part)
     digest, expected = file_sha256(part), _expected_sha256(spec, part.parent)
     if not digest.startswith(expected):
         part.unlink()

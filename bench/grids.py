@@ -30,6 +30,11 @@ def image_grid(images: Tensor, columns: int | None = None, labels: Sequence[str]
     return _png(_lay_out(_tiles(images), columns, labels))
 
 
+def png(image: Tensor) -> bytes:
+    """Encode one image, uint8 `[3, H, W]`, as it is."""
+    return _png(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
+
+
 def triptych(targets: Tensor, inverted: Tensor) -> bytes:
     """Show inversions, one a row: target, inversion, absolute difference; as a PNG.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.sampling import sample_rng
-from models.layers import one_hot, to_uint8
+from models.layers import to_uint8
 
 PUBLISHED_STEPS = 1000
 LEARNING_RATE = 0.1
@@ -32,10 +32,9 @@ class StyleGenerator(Protocol):
 
     num_ws: int
     z_dim: int
-    num_classes: int
 
     def mapping(self, z: Tensor, c: Tensor | None) -> Tensor:
-        """Map z `[N, z_dim]` to ws `[N, num_ws, w_dim]`."""
+        """Map z `[N, z_dim]`, under one-hot classes or text features, to ws `[N, num_ws, w_dim]`."""
         ...
 
     def synthesis(self, ws: Tensor, *, noise_mode: str) -> Tensor:
@@ -74,14 +73,12 @@ def learning_rate(step: int, num_steps: int) -> float:
     return LEARNING_RATE * down * min(1.0, t / RAMP_UP)
 
 
-def mean_w(generator: StyleGenerator, label: int | None, num_samples: int, device: torch.device) -> Tensor:
-    """The mean w `[1, 1, w_dim]` over seeded z, of one class if there are classes."""
+def mean_w(generator: StyleGenerator, c: Tensor | None, num_samples: int, device: torch.device) -> Tensor:
+    """The mean w `[1, 1, w_dim]` over seeded z, under the one condition `[1, C]` if there is one."""
     rng = sample_rng(W_SEED, 0, "latents")
     z = torch.from_numpy(rng.standard_normal((num_samples, generator.z_dim), dtype="float32")).to(device)
-    has_classes = generator.num_classes > 0
-    labels = None if label is None or not has_classes else torch.full((num_samples,), label, device=device)
     with torch.no_grad():
-        ws = generator.mapping(z, one_hot(labels, generator.num_classes, like=z))
+        ws = generator.mapping(z, None if c is None else c.expand(num_samples, -1))
     return ws[:, :1].mean(dim=0, keepdim=True)
 
 
@@ -93,15 +90,15 @@ def _compared(images: Tensor) -> Tensor:
 def invert(
     generator: StyleGenerator,
     target: Tensor,
-    label: int | None,
+    c: Tensor | None,
     perceptual: PerceptualLoss,
     spec: InversionSpec,
     on_step: Callable[[], None],
 ) -> Tensor:
-    """Optimise w for one target, uint8 `[3, R, R]`; returns the image that it gives, uint8 `[3, R, R]`."""
+    """Optimise w for one target, uint8 `[3, R, R]`, under its condition `[1, C]`; returns the image, uint8 too."""
     device = target.device
     wanted = _compared(target[None].float() / 127.5 - 1)
-    w = mean_w(generator, label, spec.num_mean_samples, device).requires_grad_()
+    w = mean_w(generator, c, spec.num_mean_samples, device).requires_grad_()
     optimiser = torch.optim.Adam([w], lr=LEARNING_RATE, betas=(0.9, 0.999))
     for step in range(spec.num_steps):
         optimiser.param_groups[0]["lr"] = learning_rate(step, spec.num_steps)

@@ -10,23 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bench import features, scoring
-from bench.errors import UserError
 from bench.features import Extraction, FeatureSet
 from bench.grids import image_grid
 from bench.inversion import PerceptualLoss
-from bench.plan import REAL, Plan, Stage, Task, model_classes, model_named, view_names
+from bench.model_weights import load_model
+from bench.plan import REAL, Plan, Stage, Task, model_classes, view_names
 from bench.progress import Progress
 from bench.protocols import PROTOCOLS, Protocol
 from bench.records import Measurement, Status, write_atomic
-from bench.sampling import GeneratedImages, ImageSource
+from bench.sampling import GeneratedImages, ImageSource, reads_prompts
 from bench.scoring import Metric
 from bench.views import OpenedViews
-from models.checkpoints import CheckpointError, load_weights, weights_sha256
-from models.layers import initialise
-from models.registry import WEIGHTS_DIR, build
 from models.spec import ImageGenerator
 
 
@@ -53,34 +49,18 @@ class Bench:
     failures: dict[str, str] = field(default_factory=dict)  # sources whose features can't be had, and why
 
 
-def _load_checked(generator: nn.Module, path: Path) -> str:
-    try:
-        return load_weights(generator, path)
-    except (CheckpointError, OSError) as error:
-        raise UserError(f"weights can't be used: {error}") from error
-
-
 @functools.lru_cache(maxsize=1)
 def load_subject(name: str, num_classes: int, path: Path | None, seed: int, device: torch.device) -> Subject:
     """Build a generator with given weights, or with random ones of the run's seed; the last one is kept."""
-    generator = build(name, num_classes=num_classes)
-    if not isinstance(generator, nn.Module):
-        raise TypeError(f"{name}: not a torch module")
-    if path is None:
-        initialise(generator, seed)
-        weights, digest = f"random weights, seed {seed}", weights_sha256(generator)
-    else:
-        origin = "self-trained, shipped" if path.parent == WEIGHTS_DIR else f"file {path.name}"
-        weights, digest = origin, _load_checked(generator, path)
-    generator.requires_grad_(requires_grad=False).eval().to(device)
-    return Subject(name, weights, digest, generator)
+    model = load_model(name, path, num_classes, seed, device)
+    return Subject(name, model.weights, model.weights_sha256, model.generator)
 
 
 def subject_of(bench: Bench, stage: Stage, name: str) -> Subject:
     """The subject of a task."""
     if name in stage.sources:
         return Subject(name, "real images", None)
-    path = bench.model_weights.get(name, model_named(name).shipped_weights)
+    path = bench.model_weights.get(name)
     return load_subject(name, model_classes(name, stage), path, bench.plan.suite.seed, bench.plan.device)
 
 
@@ -119,7 +99,10 @@ def case_of(bench: Bench, stage: Stage, **more: Any) -> dict[str, Any]:
 
 
 def with_weights_caveat(subject: Subject, caveats: tuple[str, ...]) -> tuple[str, ...]:
-    """Add to the caveats that the weights are random, if they are."""
+    """Add to the caveats that the weights are random, and that the texts are not read, where that is so."""
+    generator = subject.generator
+    if generator is not None and generator.conditioning == "text" and not reads_prompts(generator):
+        caveats = (*caveats, "no text encoder: random features of each prompt's hash")
     return (*caveats, "random weights: untrained") if subject.weights.startswith("random") else caveats
 
 

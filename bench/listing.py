@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bench.datasets import DATASETS
+from bench.model_weights import model_file
 from bench.protocols import PROTOCOLS
 from bench.run import RUNS
 from bench.suites import load_suite, suite_names
@@ -12,6 +13,7 @@ from bench.weights import WEIGHTS, WeightsOptions, find_weights
 from kernels.dispatch import explain
 from kernels.registry import KERNELS
 from models.registry import MODELS
+from models.spec import ModelSpec
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
@@ -28,10 +30,18 @@ def _models() -> list[str]:
             f"{model.resolution} px",
             model.dataset,
             f"{model.num_classes} classes" if model.num_classes else model.conditioning,
-            model.checkpoint.licence if model.checkpoint else "no published weights",
+            _weights_here(model),
+            model.licence,
         )
         for model in MODELS.values()
     )
+
+
+def _weights_here(model: ModelSpec) -> str:
+    """Whether the model can run with trained weights on this machine, and if not, why."""
+    if path := model_file(model.name):
+        return "shipped" if path == model.shipped_weights else "cached"
+    return f"bench fetch {model.name}" if model.checkpoint else "untrained only"
 
 
 def _suites() -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from bench import costs
+from bench.datasets import ImageDataset, prompt
 from bench.grids import triptych
 from bench.inversion import PUBLISHED_STEPS, InversionSpec, PerceptualLoss, invert
 from bench.jobs import Bench, Subject, case_of, subject_of, with_weights_caveat, without_value
@@ -18,9 +19,11 @@ from bench.metrics.psnr import psnr
 from bench.metrics.ssim import ssim
 from bench.plan import REAL, Task, model_classes
 from bench.records import Measurement, write_atomic
+from bench.sampling import reads_prompts, standin_text_features
 from bench.statistics import bootstrap_interval
 from bench.throughput import SpeedReport, measure_speed
 from bench.timing import CALLS_FOR_QUANTILE, TimingSpec
+from models.layers import one_hot
 
 MAX_PSNR_DB = 100.0  # identical images have no finite PSNR; records hold finite numbers
 
@@ -34,13 +37,27 @@ def _inverted(bench: Bench, task: Task, subject: Subject, index: int) -> tuple[T
         bench.progress.advance(steps)
         return pair["target"], pair["inverted"]
     member = stage.sources[REAL].members[index]
-    target, label = stage.dataset.image(member), stage.dataset.label(member)
+    target, device = stage.dataset.image(member), bench.plan.device
     generator: Any = subject.generator
+    c = _condition(generator, stage.dataset, member, device)
     spec = InversionSpec(num_steps=steps)
-    on_device = target.to(bench.plan.device)
-    inverted = invert(generator, on_device, label, bench.perceptual, spec, bench.progress.advance).cpu()
+    inverted = invert(generator, target.to(device), c, bench.perceptual, spec, bench.progress.advance).cpu()
     write_atomic(path, safetensors.torch.save({"target": target.contiguous(), "inverted": inverted.contiguous()}))
     return target, inverted
+
+
+def _condition(generator: Any, dataset: ImageDataset, member: int, device: torch.device) -> Tensor | None:
+    """What conditions the inversion of an image: its class, one-hot `[1, C]`, or features of its text `[1, D]`."""
+    if generator.conditioning == "class":
+        label = torch.tensor([dataset.label(member)], device=device)
+        return one_hot(label, generator.num_classes, like=torch.empty(0, device=device))
+    if generator.conditioning == "none":
+        return None
+    text = prompt(dataset, member) or ""
+    if reads_prompts(generator):
+        with torch.no_grad():
+            return cast("Tensor", generator.text_features([text]))
+    return standin_text_features(generator, [text], device)
 
 
 def _inversion_caveats(subject: Subject, perceptual: PerceptualLoss, steps: int, n: int) -> tuple[str, ...]:

@@ -11,16 +11,16 @@ from typing import Literal
 import torch
 
 from bench import costs
-from bench.datasets import ImageDataset, MissingDatasetError, find_datasets, open_dataset
+from bench.datasets import ImageDataset, MissingDatasetError, find_datasets, open_dataset, prompt
 from bench.errors import UserError
+from bench.model_weights import model_named
 from bench.progress import format_duration
 from bench.protocols import PROTOCOLS
 from bench.sampling import RealImages, disjoint_halves
 from bench.suites import Entry, Suite, entry_for, load_suite, select_entries
 from bench.views import VIEWS
 from bench.weights import WEIGHTS, WeightsOptions, find_weights
-from models.registry import MODELS, UnknownModelError, find
-from models.spec import ModelSpec
+from models.registry import MODELS
 
 REAL = "real"
 TaskKind = Literal["features", "score", "inversion", "speed"]
@@ -32,6 +32,7 @@ class PlanOptions:
 
     suite: str = "auto"
     data_dir: Path | None = None
+    models: tuple[str, ...] = ()  # instead of the suite's
     only: str | None = None
     limit: int | None = None
     seed: int | None = None
@@ -114,6 +115,21 @@ def default_models(dataset: str, resolution: int) -> list[str]:
     return published[:1] or ([generic] if generic in MODELS else [])
 
 
+def _entries_of(models: tuple[str, ...], suite: Suite, options: PlanOptions) -> tuple[Entry, ...]:
+    """One entry a data set for the models that the user names: on their own data if it is there, else on `shapes`."""
+    found = [] if options.data_dir is None else find_datasets(options.data_dir)
+    chosen: dict[tuple[str, int], list[str]] = {}
+    for name in models:
+        spec = model_named(name)
+        fitting = [d for d, resolution in found if resolution == spec.resolution and spec.dataset in (d, "any")]
+        chosen.setdefault((fitting[0] if fitting else "shapes", spec.resolution), []).append(name)
+    listed = {(entry.dataset, entry.resolution): entry for entry in suite.entries}
+    return tuple(
+        dataclasses.replace(listed[place], models=tuple(names)) if place in listed else entry_for(suite, *place, names)
+        for place, names in chosen.items()
+    )
+
+
 def _adapt(suite: Suite, options: PlanOptions) -> Suite:
     """Apply what the command line overrides."""
     if options.only is not None:
@@ -144,17 +160,23 @@ def _stage(entry: Entry, seed: int, data_dir: Path | None) -> Stage:
 
 
 def _check_models(stage: Stage) -> None:
-    """Refuse what could not run: another resolution, or classes that the data set does not have."""
+    """Refuse what could not run: another resolution, or classes or texts that the data set does not have."""
     for name in stage.entry.models:
         spec, classes = model_named(name), stage.dataset.num_classes
         if spec.resolution != stage.entry.resolution:
             raise UserError(
                 f"{stage.entry.title}: {name} makes {spec.resolution} px images; choose a model of that size"
             )
-        if spec.num_classes not in (0, classes):
+        fits_any = spec.dataset == "any" and classes > 0
+        if spec.num_classes not in (0, classes) and not fits_any:
             raise UserError(
                 f"{stage.entry.title}: {name} has {spec.num_classes} classes, the data set {classes}; "
                 "choose another model (`python -m bench ls models`) or give the images labels"
+            )
+        if spec.conditioning == "text" and prompt(stage.dataset, 0) is None:
+            raise UserError(
+                f"{stage.entry.title}: {name} draws what a text says, and the data set has neither captions nor "
+                "class names; choose another model (`python -m bench ls models`) or give the images captions"
             )
 
 
@@ -192,18 +214,11 @@ def _tasks(stage: Stage, options: PlanOptions, device: torch.device) -> Iterator
         yield Task("speed", stage, subject, 1, min(3 * entry.latency_budget_s, 100 * image_s))
 
 
-def model_named(name: str) -> ModelSpec:
-    """The registered model of this name; a miss names the nearest."""
-    try:
-        return find(name)
-    except UnknownModelError as error:
-        raise UserError(f"{error}. `python -m bench ls models` lists all of them.") from error
-
-
 def model_classes(model: str, stage: Stage) -> int:
     """How many classes a model is built with: its own, or those of the data set if it fits any."""
     spec = model_named(model)
-    return stage.dataset.num_classes if spec.dataset == "any" else spec.num_classes
+    fits_any = spec.dataset == "any" and spec.conditioning != "text"
+    return stage.dataset.num_classes if fits_any else spec.num_classes
 
 
 def make_plan(options: PlanOptions, device: torch.device) -> Plan:
@@ -212,6 +227,8 @@ def make_plan(options: PlanOptions, device: torch.device) -> Plan:
         suite, reason = _auto_suite(options, device)
     else:
         suite, reason = load_suite(options.suite), "as asked"
+    if options.models:
+        suite = dataclasses.replace(suite, entries=_entries_of(options.models, suite, options))
     suite = _adapt(suite, options) if suite.entries else suite
     stages, skipped = [], []
     for entry in suite.entries:
@@ -249,8 +266,18 @@ def describe(plan: Plan, options: PlanOptions) -> Iterator[str]:
         yield f"  {entry.title:<14} {len(stage.dataset):>6,} images, {stage.num_images:,} a subject: {subjects}"
     for line in plan.skipped:
         yield f"  left out: {line}"
+    for model in dict.fromkeys(model for stage in plan.stages for model in stage.entry.models):
+        yield f"  weights {model:<14} {_weights_state(model, options)}"
     for name in needed_weights(plan):
         found = find_weights(name, options.network_weights)
         state = f"here, sha256 {found.sha256[:8]}" if found else "not here"
         yield f"  weights {name:<14} {state}; {WEIGHTS[name].size_bytes / 1e6:,.0f} MB"
     yield f"expected  {len(plan.tasks)} tasks, about {format_duration(plan.estimate_s)} on {plan.device}"
+
+
+def _weights_state(model: str, options: PlanOptions) -> str:
+    if path := options.model_weights.get(model):
+        return f"here, {path.name}"
+    if model_named(model).checkpoint is None:
+        return "random: none were published"
+    return f"random; `python -m bench fetch {model}` gets the official ones"

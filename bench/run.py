@@ -275,7 +275,7 @@ def execute(plan: Plan, options: PlanOptions, how: RunOptions) -> RunResult:
 
 
 def _check_model_weights(bench: Bench) -> None:
-    """Load the weights that the user gave before the first hour is spent."""
+    """Load all weights before the first hour is spent."""
     for stage in bench.plan.stages:
         for name in bench.model_weights.keys() & set(stage.entry.models):
             subject_of(bench, stage, name)

@@ -6,13 +6,15 @@ on the batch size, on the number of devices, or on where a run was cut.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bench.datasets import ImageDataset, class_prompt, prompt
 from models.spec import ImageGenerator, Latents
@@ -70,29 +72,59 @@ class RealImages:
         return ImageBatch(images, [p for p in prompts if p is not None] if None not in prompts else None)
 
 
+def reads_prompts(generator: ImageGenerator) -> bool:
+    """Whether a text-conditional generator has the text encoder that it was trained with."""
+    return getattr(getattr(generator, "mapping", None), "encoder", None) is not None
+
+
+def standin_text_features(generator: ImageGenerator, prompts: Sequence[str], device: torch.device) -> Tensor:
+    """A random unit vector `[N, text_dim]` of each prompt's hash: it tells prompts apart and knows no language.
+
+    It stands in for the text encoder where a generator has none, and where text encoding is not to be timed.
+    """
+    width = cast("Any", generator).text_dim
+    keys = [list(hashlib.sha256(text.encode()).digest()[:16]) for text in prompts]
+    rows = [np.random.Generator(np.random.Philox(key)).standard_normal(width, dtype=np.float32) for key in keys]
+    return F.normalize(torch.from_numpy(np.stack(rows)), dim=1).to(device)
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratedImages:
-    """Samples of a generator; a class-conditional one draws the labels of random images of the data set."""
+    """Samples of a generator, each under the class or the text of a random image of the data set."""
 
     generator: ImageGenerator
     dataset: ImageDataset
     seed: int
     device: torch.device
 
-    def label(self, index: int) -> int:
-        """The class of sample `index`: that of a random image of the data set, as `fid50k_full` draws it."""
-        chosen = int(sample_rng(self.seed, index, "label").integers(len(self.dataset)))
-        label = self.dataset.label(chosen)
+    def batch(self, ids: Sequence[int]) -> ImageBatch:
+        """Generate the samples."""
+        latents = draw_latents(self.generator, self.seed, ids, self.device)
+        if self.generator.conditioning == "none":
+            return ImageBatch(self.generator.sample(latents).cpu(), None)
+        members = [self._member(i) for i in ids]
+        if self.generator.conditioning == "text":
+            prompts = [self._prompt(member) for member in members]
+            known = reads_prompts(self.generator)
+            condition = prompts if known else standin_text_features(self.generator, prompts, self.device)
+            return ImageBatch(self.generator.sample(latents, condition).cpu(), prompts)
+        labels = [self._label(member) for member in members]
+        images = self.generator.sample(latents, torch.tensor(labels, device=self.device)).cpu()
+        names = self.dataset.class_names
+        return ImageBatch(images, [class_prompt(names[label]) for label in labels] if names else None)
+
+    def _member(self, index: int) -> int:
+        """The image whose class or text sample `index` has: a random one, as `fid50k_full` draws it."""
+        return int(sample_rng(self.seed, index, "label").integers(len(self.dataset)))
+
+    def _label(self, member: int) -> int:
+        label = self.dataset.label(member)
         if label is None:
             raise ValueError(f"{self.dataset.name} has no labels; a class-conditional generator can't run on it")
         return label
 
-    def batch(self, ids: Sequence[int]) -> ImageBatch:
-        """Generate the samples."""
-        latents = draw_latents(self.generator, self.seed, ids, self.device)
-        if self.generator.conditioning != "class":
-            return ImageBatch(self.generator.sample(latents).cpu(), None)
-        labels = [self.label(i) for i in ids]
-        images = self.generator.sample(latents, torch.tensor(labels, device=self.device)).cpu()
-        names = self.dataset.class_names
-        return ImageBatch(images, [class_prompt(names[label]) for label in labels] if names else None)
+    def _prompt(self, member: int) -> str:
+        text = prompt(self.dataset, member)
+        if text is None:
+            raise ValueError(f"{self.dataset.name} has no captions; a text-conditional generator can't run on it")
+        return text

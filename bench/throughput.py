@@ -57,8 +57,8 @@ def weight_bytes(generator: ImageGenerator) -> int:
 
 
 def _sampler(generator: ImageGenerator, batch_size: int, device: torch.device) -> Callable[[], object]:
-    latents, labels = draw_batch(generator, batch_size, device)
-    return lambda: generator.sample(latents, labels)
+    latents, condition = draw_batch(generator, batch_size, device)
+    return lambda: generator.sample(latents, condition)
 
 
 def _throughputs(

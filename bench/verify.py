@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.sampling import draw_latents
-from models.spec import ImageGenerator, Latents
+from bench.sampling import draw_latents, standin_text_features
+from models.spec import Condition, ImageGenerator, Latents
 
 MAX_GREY_LEVELS = 1  # float32 against float64 may round to the other side, no further
 MIN_PSNR_DB = 35.0  # for networks that run partly in half precision
@@ -27,12 +27,14 @@ class Verification:
     psnr_db: float
 
 
-def draw_batch(generator: ImageGenerator, batch_size: int, device: torch.device) -> tuple[Latents, Tensor | None]:
-    """Latents and labels of the first samples of seed 0, stacked on the device."""
+def draw_batch(generator: ImageGenerator, batch_size: int, device: torch.device) -> tuple[Latents, Condition]:
+    """Latents and classes or text features of the first samples of seed 0, stacked on the device."""
     latents = draw_latents(generator, 0, range(batch_size), device)
-    if generator.conditioning != "class":
-        return latents, None
-    return latents, torch.arange(batch_size, device=device) % generator.num_classes
+    if generator.conditioning == "class":
+        return latents, torch.arange(batch_size, device=device) % generator.num_classes
+    if generator.conditioning == "text":
+        return latents, standin_text_features(generator, [f"sample {i}" for i in range(batch_size)], device)
+    return latents, None
 
 
 def _difference(images: Tensor, exact: Tensor) -> Verification:
@@ -46,16 +48,16 @@ def verify_generator(generator: ImageGenerator, device: torch.device) -> Verific
     """Compare one image with the same network in float64, and with itself inside a batch of two."""
     if not isinstance(generator, nn.Module):
         raise TypeError("only a torch module can be compared with its float64 copy")
-    latents, labels = draw_batch(generator, 2, device)
+    latents, condition = draw_batch(generator, 2, device)
     first = {name: value[:1] for name, value in latents.items()}
-    first_label = None if labels is None else labels[:1]
-    image = generator.sample(first, first_label)
+    first_condition = None if condition is None else condition[:1]
+    image = generator.sample(first, first_condition)
     if image.dtype != torch.uint8 or image.shape[1:] != (3, generator.resolution, generator.resolution):
         raise VerificationError(f"the image is {image.dtype} {list(image.shape)}; uint8 [1, 3, R, R] is expected")
     exact_generator = copy.deepcopy(generator).double()
-    exact = exact_generator.sample({name: value.double() for name, value in first.items()}, first_label)
+    exact = exact_generator.sample({name: value.double() for name, value in first.items()}, first_condition)
     against_exact = _difference(image, exact)
-    in_batch = _difference(generator.sample(latents, labels)[:1], image)
+    in_batch = _difference(generator.sample(latents, condition)[:1], image)
     for what, difference in (("its float64 copy", against_exact), ("itself in a batch of two", in_batch)):
         half_may_run = device.type == "cuda"
         near_enough = half_may_run and difference.psnr_db >= MIN_PSNR_DB

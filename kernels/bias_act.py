@@ -28,7 +28,7 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "softplus": (F.softplus, 1.0),
     "swish": (F.silu, math.sqrt(2)),
 }
-_HOMOGENEOUS = ("linear", "relu", "lrelu")  # act(g * x) = g * act(x) for g > 0
+HOMOGENEOUS = ("linear", "relu", "lrelu")  # act(g * x) = g * act(x) for g > 0
 LRELU_SLOPE = 0.2
 
 
@@ -60,20 +60,17 @@ LINEAR = Activation()
 
 def bias_act(x: Tensor, bias: Tensor | None = None, activation: Activation = LINEAR, *, dim: int = 1) -> Tensor:
     """Return `clamp(act(x + bias) * gain)` of the shape of `x`; `bias` `[x.shape[dim]]`. Twice differentiable."""
-    return select("bias_act", x)(x, bias, activation, dim=dim)
+    run = select("bias_act", *(tensor for tensor in (x, bias) if tensor is not None))
+    return run(x, bias, activation, dim=dim)
 
 
 def bias_act_reference(
     x: Tensor, bias: Tensor | None = None, activation: Activation = LINEAR, *, dim: int = 1
 ) -> Tensor:
     """PyTorch implementation of `bias_act`."""
+    check_bias(x, bias, dim)
     gain, rest = split_gain(activation)
     if bias is not None:
-        if bias.shape != x.shape[dim : dim + 1]:
-            raise ValueError(
-                f"bias_act: bias of shape {list(bias.shape)} for x of shape {list(x.shape)}; "
-                f"allowed is [{x.shape[dim]}], the size of dimension {dim}"
-            )
         shape = [1] * x.ndim
         shape[dim] = -1
         y = torch.add((bias * gain).to(x.dtype).reshape(shape), x, alpha=gain)
@@ -82,10 +79,19 @@ def bias_act_reference(
     return activate(y, rest, inplace=y is not x and not torch.is_grad_enabled())
 
 
+def check_bias(x: Tensor, bias: Tensor | None, dim: int) -> None:
+    """Raise ValueError unless `bias` is None or has the size of dimension `dim` of `x`."""
+    if bias is not None and bias.shape != x.shape[dim : dim + 1]:
+        raise ValueError(
+            f"bias_act: bias of shape {list(bias.shape)} for x of shape {list(x.shape)}; "
+            f"allowed is [{x.shape[dim]}], the size of dimension {dim}"
+        )
+
+
 def split_gain(activation: Activation) -> tuple[float, Activation]:
     """Split into a factor to apply beforehand and the rest, so that the gain costs no pass over memory of its own."""
     gain = activation.full_gain
-    if activation.name in _HOMOGENEOUS and gain > 0:
+    if activation.name in HOMOGENEOUS and gain > 0:
         return gain, replace(activation, gain=1.0)
     return 1.0, activation
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from kernels.dispatch import select
 from kernels.padded_conv import Padding, PaddingLike, as_padding, as_pair, padded_conv2d, padded_conv_transpose2d
-from kernels.upfirdn2d import Resampling, down_padding, fir_size, up_padding, upfirdn2d_reference
+from kernels.upfirdn2d import Resampling, down_padding, fir_size, up_padding, upfirdn2d_naive, upfirdn2d_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def conv2d_resample_reference(
     convolutions of one zero-padded signal, so they commute as long as the padding is done once.
     """
     _check(x, weight, conv)
-    padding = _full_padding(fir, conv)
+    padding = full_padding(fir, conv)
     if conv.up == 1 and conv.down == 1:
         return _convolve(x, weight, conv, padding)
     if conv.up == 1:
@@ -55,6 +56,17 @@ def conv2d_resample_reference(
         return _convolve(x, weight, conv, stride=1 if pointwise else conv.down)
     y = _convolve_up(x, weight, fir, conv, padding)
     return upfirdn2d_reference(y, fir, _fir_down(conv, conv.down)) if conv.down > 1 else y
+
+
+def conv2d_resample_naive(
+    x: Tensor, weight: Tensor, fir: Tensor | None = None, conv: ResampledConv = SAME_SIZE
+) -> Tensor:
+    """The same step by step, the convolution at the high rate. The baseline of speed-ups, and a second oracle."""
+    _check(x, weight, conv)
+    up = Resampling(conv.up, 1, full_padding(fir, conv), conv.flip_filter, float(conv.up**2))
+    y = upfirdn2d_naive(x, fir if conv.up > 1 else None, up)
+    y = F.conv2d(y, _oriented(weight, conv.flip_weight), groups=conv.groups)
+    return upfirdn2d_naive(y, fir, _fir_down(conv, conv.down)) if conv.down > 1 else y
 
 
 def _convolve_up(x: Tensor, weight: Tensor, fir: Tensor | None, conv: ResampledConv, padding: Padding) -> Tensor:
@@ -95,7 +107,7 @@ def _fir_up(conv: ResampledConv, up: int, padding: Padding) -> Resampling:
     return Resampling(up, 1, padding, conv.flip_filter, float(conv.up**2))
 
 
-def _full_padding(fir: Tensor | None, conv: ResampledConv) -> Padding:
+def full_padding(fir: Tensor | None, conv: ResampledConv) -> Padding:
     """Padding of the zero-stuffed input that also feeds the filters."""
     edges = [0, 0, 0, 0]
     for axis, taps in enumerate(fir_size(fir)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FIR_TAPS = 16  # of the 2-D [1, 3, 3, 1] resampling filter
+FILTERED_LRELU_TAPS = 6  # of both filters along each axis, per factor of resampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,7 @@ def conv_bytes(shape: LayerShape, element_size: int) -> int:
 
 def modulated_conv_flops(shape: LayerShape) -> int:
     """FLOPs of `conv_flops` plus modulation, demodulation and its matrix product."""
-    demodulation = 2 * shape.weights + 2 * shape.batch * shape.in_channels * shape.out_channels
-    return conv_flops(shape) + shape.inputs + shape.outputs + demodulation
+    return conv_flops(shape) + shape.inputs + shape.outputs + demodulation_flops(shape)
 
 
 def modulated_conv_bytes(shape: LayerShape, element_size: int) -> int:
@@ -69,9 +69,31 @@ def modulated_conv_bytes(shape: LayerShape, element_size: int) -> int:
     return conv_bytes(shape, element_size) + element_size * shape.batch * shape.in_channels
 
 
+def demodulation_flops(shape: LayerShape) -> int:
+    """FLOPs of the sums of squared weights and of the matrix product with the squared styles."""
+    return 2 * shape.weights + 2 * shape.batch * shape.in_channels * shape.out_channels
+
+
+def demodulation_bytes(shape: LayerShape, element_size: int) -> int:
+    """Bytes of reading weight and styles once and writing the factors."""
+    return element_size * (shape.weights + shape.batch * (shape.in_channels + shape.out_channels))
+
+
 def fir_flops(shape: LayerShape) -> int:
     """FLOPs of a 16-tap FIR per channel; zeros that upsampling puts in are not counted."""
     return 2 * FIR_TAPS * shape.outputs // shape.up**2
+
+
+def filtered_lrelu_flops(shape: LayerShape) -> int:
+    """FLOPs of a filtered leaky ReLU by `up` and `down` at once, with separable filters as StyleGAN3 has them.
+
+    Each filter has six taps per factor of resampling; bias, gain, activation and clamp are one each for an element.
+    """
+    planes, wide = shape.batch * shape.in_channels, shape.width * shape.up
+    high = planes * shape.height * shape.up * wide
+    up = planes * shape.height * wide + high
+    down = planes * shape.height * shape.up * (wide // shape.down) + planes * shape.out_pixels // shape.batch
+    return 2 * FILTERED_LRELU_TAPS * (up + down * shape.down) + shape.inputs + 3 * high
 
 
 def pointwise_flops(shape: LayerShape) -> int:

@@ -1,10 +1,11 @@
-"""Which implementation of a kernel runs: its reference in PyTorch, or its Triton kernel."""
+"""Which implementation of a kernel runs: its reference in PyTorch, its Triton kernel, or the naive baseline."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,8 +17,12 @@ from torch import Tensor
 
 from kernels.registry import KERNELS, KernelSpec
 
-Implementation = Literal["auto", "reference", "triton"]
+Implementation = Literal["auto", "reference", "triton", "naive"]
 Kernel = Callable[..., Tensor]
+
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Triton reads this when it is imported: kernels then run as NumPy on the CPU, for tests
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 _implementation: ContextVar[Implementation] = ContextVar("implementation", default="auto")
 
@@ -30,8 +35,9 @@ class KernelUnavailableError(ValueError):
 def use(implementation: Implementation) -> Iterator[None]:
     """Run every kernel called inside in this implementation; "auto" is Triton where it can run, else the reference.
 
+    "naive" is what speed-ups divide by; a kernel that has no other formulation runs its reference.
     Raises ValueError for another name. A named implementation that can't run raises KernelUnavailableError when a
-    kernel is called; nothing else runs in its place.
+    kernel is called; nothing else runs in its place. Triton's interpreter runs only where "triton" is asked for.
     """
     if implementation not in get_args(Implementation):
         raise ValueError(unknown("implementation", implementation, get_args(Implementation)))
@@ -42,13 +48,19 @@ def use(implementation: Implementation) -> Iterator[None]:
         _implementation.reset(token)
 
 
-def select(kernel: str | KernelSpec, *tensors: Tensor) -> Kernel:
-    """Return the function that runs `kernel` for these tensors under the present `use`."""
+def select(kernel: str | KernelSpec, *tensors: Tensor, limit: str | None = None) -> Kernel:
+    """Return the function that runs `kernel` for these tensors under the present `use`.
+
+    `limit` says why the Triton kernel can't do what is asked for beside the tensors ("it takes filters of up to 24
+    taps, and this one has 30"); None where it can.
+    """
     spec = KERNELS[kernel] if isinstance(kernel, str) else kernel
     wanted = _implementation.get()
-    if wanted == "reference" or (wanted == "auto" and spec.triton is None):
+    if wanted == "naive":
+        return resolve(spec.naive or spec.reference)
+    if wanted == "reference" or (wanted == "auto" and (spec.triton is None or INTERPRETED)):
         return resolve(spec.reference)
-    obstacle = _triton_obstacle(spec, tensors)
+    obstacle = _triton_obstacle(spec, tensors) or limit
     if spec.triton is not None and obstacle is None:
         return resolve(spec.triton)
     if wanted == "auto":
@@ -64,8 +76,10 @@ def explain(name: str) -> str:
     if name not in KERNELS:
         raise ValueError(unknown("kernel", name, KERNELS))
     wanted, obstacle = _implementation.get(), _triton_obstacle(KERNELS[name], ())
-    if wanted == "reference":
-        return f"{name}: reference, because it was asked for"
+    if wanted in ("reference", "naive"):
+        return f"{name}: {wanted}, because it was asked for"
+    if wanted == "auto" and obstacle is None and INTERPRETED:
+        obstacle = "Triton's interpreter runs only what is asked for by name"
     if obstacle is None:
         return f"{name}: triton, because it can run here"
     return f"{name}: reference, because {obstacle}" if wanted == "auto" else f"{name}: none, because {obstacle}"
@@ -93,9 +107,14 @@ def _triton_obstacle(spec: KernelSpec, tensors: tuple[Tensor, ...]) -> str | Non
     if _triton_missing():
         return "the package triton is not installed"
     elsewhere = next((tensor.device for tensor in tensors if not tensor.is_cuda), None)
-    if elsewhere is not None:
+    if elsewhere is not None and not (INTERPRETED and elsewhere.type == "cpu"):
         return f"a tensor is on the device {elsewhere} and Triton needs all of them on a GPU"
-    if not tensors and not torch.cuda.is_available():
+    dtype = next((tensor.dtype for tensor in tensors if tensor.dtype not in TRITON_DTYPES), None)
+    if dtype is not None:
+        return f"a tensor is {dtype} and the Triton kernels take float32, float16 and bfloat16"
+    if INTERPRETED and any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        return "a tensor is bfloat16, for which Triton's interpreter silently gives wrong numbers"
+    if not tensors and not torch.cuda.is_available() and not INTERPRETED:
         return "no GPU is visible"
     return None
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from kernels.bias_act import LINEAR, Activation, activate, split_gain
 from kernels.conv2d_resample import ResampledConv, conv2d_resample_reference
+from kernels.demodulation import EPSILON, demodulation
 from kernels.dispatch import select
 from kernels.padded_conv import PaddingLike
-
-EPSILON = 1e-8
+from kernels.upfirdn2d import Resampling, triton_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def modulated_conv2d(
     `fir` is the filter of a resampling layer. Returns `[N, O, H * up / down, W * up / down]` with "same" padding,
     in the dtype of `x`; weight and styles may keep a wider one.
     """
-    run = select("modulated_conv2d", x, weight, styles)
+    extra = (tensor for tensor in (fir, epilogue.noise, epilogue.bias) if tensor is not None)
+    run = select("modulated_conv2d", x, weight, styles, *extra, limit=_triton_limit(conv, fir))
     return run(x, weight, styles, conv, fir=fir, epilogue=epilogue)
 
 
@@ -79,7 +80,7 @@ def modulated_conv2d_reference(
     Equal to modulating the weight because a convolution is linear in each input channel and each output channel;
     no weight is made per sample, so demodulation is the matrix product `styles^2 @ (sum_k weight^2)^T`.
     """
-    _check(x, weight, styles)
+    check_shapes(x, weight, styles)
     if conv.demodulate and x.dtype == torch.float16:
         weight, styles = _prenormalized(weight, styles)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -105,7 +106,7 @@ def modulated_conv2d_grouped(
 
     The baseline that speed-ups of `modulated_conv2d` divide by, and a second oracle.
     """
-    _check(x, weight, styles)
+    check_shapes(x, weight, styles)
     if conv.demodulate and x.dtype == torch.float16:
         weight, styles = _prenormalized(weight, styles)
     per_sample = weight[None] * styles[:, None, :, None, None]  # [N, O, I, k, k]
@@ -117,10 +118,11 @@ def modulated_conv2d_grouped(
     return _finish(y.reshape(n, -1, *y.shape[2:]), None, epilogue)
 
 
-def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
-    """Return the factors `[N, O]` that give every output channel of every sample unit weight norm (equation 3)."""
-    energy = weight.square().sum((2, 3))  # [O, I]
-    return (styles.square() @ energy.T + EPSILON).rsqrt()
+def _triton_limit(conv: ModulatedConv, fir: Tensor | None) -> str | None:
+    """Why the Triton kernel can't do this, or None."""
+    if conv.up > 1 and conv.down > 1:
+        return f"it resamples up or down in one layer, and not up by {conv.up} and down by {conv.down}"
+    return triton_limit(fir, Resampling(conv.up, conv.down)) if conv.up > 1 or conv.down > 1 else None
 
 
 def _prenormalized(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +162,8 @@ def _finish(y: Tensor, scale: Tensor | None, epilogue: Epilogue) -> Tensor:
     return activate(y, rest, inplace=inplace)
 
 
-def _check(x: Tensor, weight: Tensor, styles: Tensor) -> None:
+def check_shapes(x: Tensor, weight: Tensor, styles: Tensor) -> None:
+    """Raise ValueError unless the operands of a modulated convolution fit together."""
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[1] or styles.shape != x.shape[:2]:
         raise ValueError(
             f"modulated_conv2d: x {list(x.shape)}, weight {list(weight.shape)}, styles {list(styles.shape)}; "

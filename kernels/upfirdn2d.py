@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kernels.dispatch import select
 from kernels.padded_conv import Padding, PaddingLike, Pair, as_padding, as_pair, padded_conv2d, padded_conv_transpose2d
 
+MAX_TAPS, MAX_FACTOR = 24, 4  # of the Triton kernel: its taps are unrolled
 SEPARABLE_TAPS = 8  # a 1-D filter of this many taps or more stays 1-D and runs along x and y in turn
 
 
@@ -67,7 +69,8 @@ def upfirdn2d(x: Tensor, fir: Tensor | None, resampling: Resampling = PLAIN) -> 
 
     The output is `(H * up + y0 + y1 - h) // down + 1` high.
     """
-    return select("upfirdn2d", x)(x, fir, resampling)
+    tensors = (x,) if fir is None else (x, fir)
+    return select("upfirdn2d", *tensors, limit=triton_limit(fir, resampling))(x, fir, resampling)
 
 
 def filter2d(x: Tensor, fir: Tensor | None, resampling: Resampling = PLAIN) -> Tensor:
@@ -95,6 +98,25 @@ def fir_size(fir: Tensor | None) -> tuple[int, int]:
     return (1, 1) if fir is None else (fir.shape[-1], fir.shape[0])
 
 
+def out_size(x: Tensor, fir: Tensor | None, resampling: Resampling) -> tuple[int, int]:
+    """Return the height and width of the output of `upfirdn2d`; ValueError where there is none."""
+    if x.ndim != 4:
+        raise ValueError(f"upfirdn2d: got x of shape {list(x.shape)}; allowed is [N, C, H, W]")
+    up, down = as_pair(resampling.up, "up"), as_pair(resampling.down, "down")
+    x0, x1, y0, y1 = as_padding(resampling.padding)
+    taps = fir_size(fir)
+    width, height = (
+        (size * up[axis] + pad - taps[axis]) // down[axis] + 1
+        for axis, (size, pad) in enumerate(((x.shape[3], x0 + x1), (x.shape[2], y0 + y1)))
+    )
+    if width < 1 or height < 1:
+        raise ValueError(
+            f"upfirdn2d: x {list(x.shape)} with up {up} and padding {(x0, x1, y0, y1)} is smaller than the filter of "
+            f"{taps} taps (x, y); use more padding"
+        )
+    return height, width
+
+
 def up_padding(taps: int, up: int) -> tuple[int, int]:
     """Padding (before, after) that makes an upsampled signal `up` times as long and centres the filter."""
     return (taps + up - 1) // 2, (taps - up) // 2
@@ -107,8 +129,7 @@ def down_padding(taps: int, down: int) -> tuple[int, int]:
 
 def upfirdn2d_reference(x: Tensor, fir: Tensor | None, resampling: Resampling = PLAIN) -> Tensor:
     """PyTorch implementation of `upfirdn2d`; one depthwise convolution, or two for a separable filter."""
-    if x.ndim != 4:
-        raise ValueError(f"upfirdn2d: got x of shape {list(x.shape)}; allowed is [N, C, H, W]")
+    out_size(x, fir, resampling)
     up, down = as_pair(resampling.up, "up"), as_pair(resampling.down, "down")
     x0, x1, y0, y1 = as_padding(resampling.padding)
     fir = x.new_ones(1, 1) if fir is None else fir
@@ -118,6 +139,32 @@ def upfirdn2d_reference(x: Tensor, fir: Tensor | None, resampling: Resampling = 
     rows, columns = _oriented(first[None, :], resampling), _oriented(fir.to(x.dtype)[:, None], resampling)
     x = _depthwise(x, rows, (up[0], 1), (down[0], 1), (x0, x1, 0, 0))
     return _depthwise(x, columns, (1, up[1]), (1, down[1]), (0, 0, y0, y1))
+
+
+def upfirdn2d_naive(x: Tensor, fir: Tensor | None, resampling: Resampling = PLAIN) -> Tensor:
+    """The same step by step: stuff zeros, pad, filter at the high rate, decimate. The baseline of speed-ups."""
+    (up_x, up_y), (down_x, down_y) = as_pair(resampling.up, "up"), as_pair(resampling.down, "down")
+    n, channels, height, width = x.shape
+    stuffed = x.new_zeros(n, channels, height, up_y, width, up_x)
+    stuffed[:, :, :, 0, :, 0] = x
+    padded = F.pad(stuffed.reshape(n, channels, height * up_y, width * up_x), as_padding(resampling.padding))
+    fir = x.new_ones(1, 1) if fir is None else fir
+    for taps in (fir,) if fir.ndim == 2 else (fir[None, :], fir[:, None]):
+        weight = _oriented(taps.to(x.dtype), resampling).flip((0, 1)).expand(channels, 1, *taps.shape)
+        padded = F.conv2d(padded, weight, groups=channels)
+    return padded[:, :, ::down_y, ::down_x] * resampling.gain
+
+
+def triton_limit(fir: Tensor | None, resampling: Resampling) -> str | None:
+    """Why the Triton kernel can't do this, or None."""
+    taps, factors = fir_size(fir), (*as_pair(resampling.up, "up"), *as_pair(resampling.down, "down"))
+    if max(taps) > MAX_TAPS:
+        return f"it takes filters of up to {MAX_TAPS} taps along an axis, and this one has {max(taps)}"
+    if max(factors) > MAX_FACTOR:
+        return f"it resamples by up to {MAX_FACTOR}, and not by {max(factors)}"
+    if fir is not None and fir.requires_grad:
+        return "it gives no gradient of the filter, and this filter needs one"
+    return None
 
 
 def _oriented(fir: Tensor, resampling: Resampling) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 from kernels.bias_act import Activation, bias_act
 from kernels.conv2d_resample import ResampledConv, conv2d_resample
 from kernels.upfirdn2d import setup_filter
+from models.spec import Condition
 
-FIR_TAPS = (1, 3, 3, 1)  # of every resampling of StyleGAN2
+Taps = tuple[float, ...] | tuple[tuple[float, ...], ...]
+FIR_TAPS: Taps = (1, 3, 3, 1)  # of every resampling of StyleGAN2, unless a configuration says otherwise
 
 
 @runtime_checkable
@@ -42,6 +45,12 @@ def fill_normal(tensor: Tensor, rng: np.random.Generator, std: float = 1.0) -> N
 def normalize_2nd_moment(x: Tensor) -> Tensor:
     """Scale each row of `[N, C]` to a mean square of 1."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def scaled(activation: Activation, gain: float) -> Activation:
+    """The activation with its output, clamped or not, multiplied by `gain`."""
+    clamp = None if activation.clamp is None else activation.clamp * gain
+    return replace(activation, gain=activation.full_gain * gain, clamp=clamp)
 
 
 class FullyConnectedLayer(nn.Module):
@@ -77,11 +86,11 @@ class ResampledSkip(nn.Module):
 
     resample_filter: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, conv: ResampledConv) -> None:
+    def __init__(self, in_channels: int, out_channels: int, conv: ResampledConv, taps: Taps = FIR_TAPS) -> None:
         super().__init__()
         self.conv = conv
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
-        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+        self.register_buffer("resample_filter", setup_filter(taps))
 
     def reset(self, rng: np.random.Generator) -> None:
         """Draw the start of training."""
@@ -98,17 +107,19 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def one_hot(labels: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
+def one_hot(labels: Condition, num_classes: int, like: Tensor) -> Tensor | None:
     """Turn int64 labels `[N]` into `[N, num_classes]` of the type and device of `like`; None for no classes.
 
     Raises:
-        ValueError: labels are missing, not wanted or out of range.
+        ValueError: labels are missing, not wanted or out of range, or prompts are given.
     """
     if (labels is not None) != bool(num_classes):
-        given = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        given = "no labels" if labels is None else "labels"
         raise ValueError(f"{given} for a network of {num_classes} classes")
     if labels is None:
         return None
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"prompts for a network of {num_classes} classes; it takes int64 labels [N]")
     if not labels.is_meta and labels.numel():  # tensors of the meta device have shapes and no values
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:

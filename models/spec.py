@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,7 +11,19 @@ import numpy as np
 from torch import Tensor
 
 Conditioning = Literal["none", "class", "text"]
+NoiseMode = Literal["random", "const", "none"]
 Latents = dict[str, Tensor]
+Condition = Tensor | Sequence[str] | None  # int64 labels [N]; prompts, or their features float [N, D]; nothing
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How `sample` makes images; the defaults are those of the papers' FID. A family reads what it has."""
+
+    truncation_psi: float = 1.0
+    truncation_cutoff: int | None = None  # truncate the first so many style vectors; None: all
+    noise_mode: NoiseMode = "random"
+    force_fp32: bool = False
 
 
 class ImageGenerator(Protocol):
@@ -25,13 +37,14 @@ class ImageGenerator(Protocol):
     conditioning: Conditioning
     num_classes: int  # 0 unless conditioning is "class"
     nfe: int  # evaluations of the network for one image
+    settings: SamplingSettings
 
     def draw(self, rng: np.random.Generator) -> Latents:
         """Draw the random numbers of one sample: float32 CPU tensors without a batch dimension."""
         ...
 
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents and int64 `[N]` labels."""
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents and what `conditioning` asks for."""
         ...
 
 
@@ -59,3 +72,8 @@ class ModelSpec:
     checkpoint: CheckpointSpec | None = None
     reported_as: str | None = None  # system of results/reported.csv, or "system: words of the variant"
     shipped_weights: Path | None = None  # a file in models/weights; self-trained, for the embedded data set
+
+    @property
+    def licence(self) -> str:
+        """The terms of the published weights."""
+        return self.checkpoint.licence if self.checkpoint else "no published weights"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, cast, get_args
+from dataclasses import asdict
+from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 import torch
@@ -20,127 +20,61 @@ from kernels.bias_act import Activation
 from kernels.conv2d_resample import ResampledConv
 from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
 from kernels.upfirdn2d import setup_filter, upsample2d
-from models.layers import (
-    FIR_TAPS,
-    FullyConnectedLayer,
-    ResampledSkip,
-    fill_normal,
-    normalize_2nd_moment,
-    one_hot,
-    to_uint8,
-)
-from models.spec import Conditioning, Latents
+from models.layers import FIR_TAPS, FullyConnectedLayer, ResampledSkip, fill_normal, one_hot, scaled, to_uint8
+from models.mapping import MappingNetwork
+from models.spec import Condition, Conditioning, Latents, NoiseMode, SamplingSettings
 from models.stylegan2_config import StyleGAN2Config
-
-NoiseMode = Literal["random", "const", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """How `StyleGAN2Generator.sample` makes images; the defaults are those of the papers' FID."""
-
-    truncation_psi: float = 1.0
-    truncation_cutoff: int | None = None  # truncate the first so many style vectors; None: all
-    noise_mode: NoiseMode = "random"
-    force_fp32: bool = False
-
-
-class MappingNetwork(nn.Module):
-    """Latents and labels to style vectors."""
-
-    w_avg: Tensor
-
-    def __init__(self, config: StyleGAN2Config) -> None:
-        super().__init__()
-        self.config = config
-        if config.num_classes:
-            self.embed = FullyConnectedLayer(config.num_classes, config.w_dim)
-        width = config.z_dim + (config.w_dim if config.num_classes else 0)
-        for i in range(config.mapping_layers):
-            layer = FullyConnectedLayer(width, config.w_dim, "lrelu", lr_multiplier=config.mapping_lr_multiplier)
-            self.add_module(f"fc{i}", layer)
-            width = config.w_dim
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def reset(self, rng: np.random.Generator) -> None:  # noqa: ARG002
-        """Forget the average."""
-        self.w_avg.zero_()
-
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None = None,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-    ) -> Tensor:
-        """Map latents `[N, z_dim]` and one-hot labels `[N, num_classes]` to style vectors `[N, num_ws, w_dim]`.
-
-        Latents and embedded labels are normalised each on their own. Truncation pulls the first `truncation_cutoff`
-        vectors (None: all) towards the average; `update_emas` moves the average, which only training should ask for.
-        """
-        w = normalize_2nd_moment(z.to(self.w_avg.dtype))
-        if self.config.num_classes:
-            if c is None:
-                raise ValueError(f"no labels: this generator is conditional on {self.config.num_classes} classes")
-            w = torch.cat([w, normalize_2nd_moment(self.embed(c.to(w.dtype)))], dim=1)
-        for i in range(self.config.mapping_layers):
-            w = self.get_submodule(f"fc{i}")(w)
-        if update_emas:
-            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.config.w_avg_beta))
-        ws = w.unsqueeze(1).repeat(1, self.config.num_ws, 1)
-        if truncation_psi == 1:
-            return ws
-        truncated = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
-        return truncated if truncation_cutoff is None else torch.cat([truncated, ws[:, truncation_cutoff:]], dim=1)
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias and leaky ReLU; doubles the resolution first where `up` is 2."""
+    """Modulated convolution, noise, bias and activation; doubles the resolution first where `up` is 2."""
 
     resample_filter: Tensor
     noise_const: Tensor
 
     def __init__(self, config: StyleGAN2Config, resolution: int, up: int = 1) -> None:
         super().__init__()
-        self.up, self.conv_clamp = up, config.conv_clamp
+        self.up, self.use_noise = up, config.use_noise
+        self.activation = Activation(config.activation, clamp=config.conv_clamp)
         in_channels, out_channels = config.channels(resolution // up), config.channels(resolution)
         self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1)
-        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
-        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, config.kernel_size, config.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
-        self.register_buffer("noise_const", torch.zeros(resolution, resolution))
+        # officially only layers that resample are told of another filter
+        self.register_buffer("resample_filter", setup_filter(config.resample_filter if up > 1 else FIR_TAPS))
+        if config.use_noise:
+            self.noise_strength = nn.Parameter(torch.zeros(()))
+            self.register_buffer("noise_const", torch.zeros(resolution, resolution))
 
     def reset(self, rng: np.random.Generator) -> None:
         """Draw the start of training."""
         fill_normal(self.weight, rng)
-        fill_normal(self.noise_const, rng)
-        self.noise_strength.zero_()
         self.bias.zero_()
+        if self.use_noise:
+            fill_normal(self.noise_const, rng)
+            self.noise_strength.zero_()
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
         """Apply the layer to `[N, Cin, H, W]` under styles `[N, w_dim]`; noise is `[H, W]` or `[N, 1, H, W]`."""
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         epilogue = Epilogue(
             noise=None if noise is None else noise * self.noise_strength,
             bias=self.bias,
-            activation=Activation("lrelu", gain=math.sqrt(2) * gain, clamp=clamp),
+            activation=scaled(self.activation, gain),
         )
         # the up-sampling layers were trained with true convolution, all others with correlation
-        conv = ModulatedConv(up=self.up, padding=1, flip_weight=self.up == 1)
+        conv = ModulatedConv(up=self.up, padding=self.weight.shape[2] // 2, flip_weight=self.up == 1)
         return modulated_conv2d(x, self.weight, self.affine(w), conv, fir=self.resample_filter, epilogue=epilogue)
 
 
 class ToRGBLayer(nn.Module):
-    """Modulated 1x1 convolution to three channels, without demodulation."""
+    """Modulated 1x1 convolution to colours, without demodulation."""
 
     def __init__(self, config: StyleGAN2Config, resolution: int) -> None:
         super().__init__()
         channels = config.channels(resolution)
         self.affine = FullyConnectedLayer(config.w_dim, channels, bias_init=1)
-        self.weight = nn.Parameter(torch.zeros(3, channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.weight = nn.Parameter(torch.zeros(config.img_channels, channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.img_channels))
         self.activation = Activation("linear", clamp=config.conv_clamp)
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -149,7 +83,7 @@ class ToRGBLayer(nn.Module):
         self.bias.zero_()
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Turn features `[N, C, H, W]` into colours `[N, 3, H, W]` under styles `[N, w_dim]`."""
+        """Turn features `[N, C, H, W]` into colours `[N, img_channels, H, W]` under styles `[N, w_dim]`."""
         styles = self.affine(w) / math.sqrt(self.weight.shape[1])
         epilogue = Epilogue(bias=self.bias, activation=self.activation)
         return modulated_conv2d(x, self.weight, styles, ModulatedConv(demodulate=False), epilogue=epilogue)
@@ -173,10 +107,11 @@ class SynthesisBlock(nn.Module):
             self.conv0 = SynthesisLayer(config, resolution, up=2)
         self.conv1 = SynthesisLayer(config, resolution)
         if self.residual:
-            self.skip = ResampledSkip(config.channels(resolution // 2), channels, ResampledConv(up=2))
+            upsampling = ResampledConv(up=2)
+            self.skip = ResampledSkip(config.channels(resolution // 2), channels, upsampling, config.resample_filter)
         if self.has_rgb:
             self.torgb = ToRGBLayer(config, resolution)
-        self.register_buffer("resample_filter", setup_filter(FIR_TAPS))
+        self.register_buffer("resample_filter", setup_filter(config.resample_filter))
 
     def reset(self, rng: np.random.Generator) -> None:
         """Draw the constant input, which only the 4x4 block has."""
@@ -227,7 +162,7 @@ class SynthesisNetwork(nn.Module):
         noise_maps: Sequence[Tensor] | None = None,
         force_fp32: bool = False,
     ) -> Tensor:
-        """Synthesise images `[N, 3, H, W]`, nominally in [-1, 1] and not clamped, from `[N, num_ws, w_dim]`.
+        """Synthesise images `[N, img_channels, H, W]`, nominally of [-1, 1], not clamped, from `[N, num_ws, w_dim]`.
 
         `noise_maps`, `[N, r, r]` each, stand in for the maps that mode "random" would draw. Float16 runs on CUDA only.
         """
@@ -246,13 +181,13 @@ class SynthesisNetwork(nn.Module):
         return image
 
     def _noises(self, ws: Tensor, mode: NoiseMode, maps: Sequence[Tensor] | None) -> Sequence[Tensor | None]:
+        if mode not in get_args(NoiseMode):
+            raise ValueError(f"noise_mode {mode!r} is not one of {', '.join(get_args(NoiseMode))}")
         sizes = self.config.noise_resolutions
-        if mode == "none":
-            return [None] * len(sizes)
+        if mode == "none" or not sizes:
+            return [None] * (self.config.num_ws - 1)
         if mode == "const":
             return [noise for block in self.children() for noise in cast("SynthesisBlock", block).noise_consts]
-        if mode != "random":
-            raise ValueError(f"noise_mode {mode!r} is not one of {', '.join(get_args(NoiseMode))}")
         if maps is not None:
             return [noise.unsqueeze(1).to(ws) for noise in maps]
         return [torch.randn(len(ws), 1, size, size, device=ws.device, dtype=ws.dtype) for size in sizes]
@@ -271,7 +206,7 @@ class StyleGAN2Generator(nn.Module):
         self.resolution, self.num_classes = config.resolution, config.num_classes
         self.z_dim, self.num_ws = config.z_dim, config.num_ws
         self.conditioning: Conditioning = "class" if config.num_classes else "none"
-        self.mapping = MappingNetwork(config)
+        self.mapping = MappingNetwork(config.mapping)
         self.synthesis = SynthesisNetwork(config)
 
     @property
@@ -287,7 +222,7 @@ class StyleGAN2Generator(nn.Module):
         truncation_cutoff: int | None = None,
         noise_mode: NoiseMode = "random",
     ) -> Tensor:
-        """Map latents `[N, z_dim]` and one-hot labels `[N, num_classes]` to images `[N, 3, H, W]` of [-1, 1]."""
+        """Map latents `[N, z_dim]` and one-hot labels `[N, num_classes]` to images `[N, img_channels, H, W]`."""
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
         return cast("Tensor", self.synthesis(ws, noise_mode))
 
@@ -299,15 +234,15 @@ class StyleGAN2Generator(nn.Module):
         return {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
         """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
 
         Raises:
             ValueError: labels are missing, not wanted or out of range.
         """
         settings = self.settings
-        z = latents["z"].to(self.mapping.w_avg)
-        c = one_hot(labels, self.num_classes, like=z)
+        z = latents["z"].to(next(self.parameters()))
+        c = one_hot(condition, self.num_classes, like=z)
         ws = self.mapping(z, c, settings.truncation_psi, settings.truncation_cutoff)
         maps = None
         if settings.noise_mode == "random":

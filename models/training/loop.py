@@ -1,7 +1,7 @@
 """The training loop of StyleGAN2: alternating steps with Adam, lazy R1 regularisation and a moving average of weights.
 
-Karras et al., arXiv:1912.04958, appendix B, and arXiv:2006.06676, appendix C. Without path length regularisation,
-style mixing and augmentation.
+Karras et al., arXiv:1912.04958, appendix B, and arXiv:2006.06676, appendix C. Without path length regularisation and
+style mixing; adaptive augmentation is optional.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from models.layers import initialise, one_hot
 from models.spec import Latents
 from models.stylegan2 import StyleGAN2Generator
 from models.stylegan2_config import StyleGAN2Config
+from models.training.augment_control import AdaptiveAugmentation, Augmenter
 from models.training.losses import discriminator_loss, generator_loss, r1_penalty
 from models.training.stylegan2_discriminator import DiscriminatorConfig, StyleGAN2Discriminator
 
@@ -41,6 +42,7 @@ class TrainingSpec:
     r1_interval: int = 16  # steps; the penalty is added to one step in so many
     ema_images: float = 10_000  # half-life of the moving average
     ema_rampup: float | None = 0.05  # the half-life is at most this part of the images shown so far
+    augmentation: AdaptiveAugmentation | None = None  # None: the discriminator sees images as they are
     seed: int = 0
 
     def ema_beta(self, batch_size: int, images_seen: int) -> float:
@@ -58,6 +60,7 @@ class Step:
     images_seen: int
     discriminator_loss: float
     generator_loss: float
+    augment_p: float  # strength of the augmentation, 0 without one
     ema: StyleGAN2Generator
 
 
@@ -90,6 +93,7 @@ class _Training:
         initialise(self.discriminator, spec.seed + 1)
         self.generator.to(device)
         self.discriminator.to(device)
+        self.augmenter = Augmenter(spec.augmentation, spec.seed, device) if spec.augmentation else None
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
         self.generator_adam = _adam(self.generator, spec.learning_rate)
         self.discriminator_adam = _adam(self.discriminator, spec.learning_rate, spec.r1_interval)
@@ -107,11 +111,12 @@ class _Training:
         self.steps += 1
         self.images_seen += len(real)
         self._average(len(real))
-        return Step(self.images_seen, losses[1], losses[0], self.ema)
+        p = self.augmenter.pipe.p.item() if self.augmenter else 0.0
+        return Step(self.images_seen, losses[1], losses[0], p, self.ema)
 
     def _generator_step(self, c: Tensor | None, count: int) -> float:
         self.discriminator.requires_grad_(False)
-        loss = generator_loss(self.discriminator(self._fake(c, count, "generator"), c))
+        loss = generator_loss(self._judge(self._fake(c, count, "generator"), c))
         _minimise(loss, self.generator_adam)
         self.discriminator.requires_grad_(True)
         return loss.item()
@@ -121,13 +126,20 @@ class _Training:
             fake = self._fake(c, len(real), "discriminator")
         regularised = self.steps % self.spec.r1_interval == 0
         real.requires_grad_(regularised)
-        real_logits = self.discriminator(real, c)
-        loss = adversarial = discriminator_loss(real_logits, self.discriminator(fake, c))
+        real_logits = self._judge(real, c)
+        loss = adversarial = discriminator_loss(real_logits, self._judge(fake, c))
+        if self.augmenter:
+            self.augmenter.observe(real_logits)
         if regularised:
             penalty = r1_penalty(real_logits, real).mean() * (self.spec.r1_gamma / 2)
             loss = loss + penalty * self.spec.r1_interval
         _minimise(loss, self.discriminator_adam)
         return adversarial.item()
+
+    def _judge(self, images: Tensor, c: Tensor | None) -> Tensor:
+        """Logits `[N, 1]` of images as the discriminator sees them, that is, after augmentation."""
+        seen = self.augmenter(images) if self.augmenter else images
+        return cast("Tensor", self.discriminator(seen, c))
 
     def _fake(self, c: Tensor | None, count: int, use: str) -> Tensor:
         """Draw images; the random numbers of a step depend on the seed and the step alone."""

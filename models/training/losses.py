@@ -1,6 +1,12 @@
-"""The losses of StyleGAN2: non-saturating logistic (Goodfellow et al. 2014, arXiv:1406.2661) with R1 regularisation."""
+"""The losses of StyleGAN2: non-saturating logistic (Goodfellow et al. 2014, arXiv:1406.2661) with R1 regularisation.
+
+StyleGAN-XL and StyleGAN-T take hinge losses (Lim and Ye 2017, arXiv:1705.02894), which they sum up differently: this
+decides how much a guidance loss that is added to them weighs.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,3 +31,25 @@ def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
+
+
+def stylegan_xl_generator_loss(fake_logits: Sequence[Tensor]) -> Tensor:
+    """Negated logits `[N, L]` of each backbone: mean over L, then the sum over images and backbones."""
+    return torch.stack([-logits.mean(dim=1).sum() for logits in fake_logits]).sum()
+
+
+def stylegan_xl_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    """Hinge losses of logits `[N, L]` of each backbone: mean over L, then the sum over images and backbones."""
+    hinges = [F.relu(1 - logits) for logits in real_logits] + [F.relu(1 + logits) for logits in fake_logits]
+    return torch.stack([hinge.mean(dim=1).sum() for hinge in hinges]).sum()
+
+
+def stylegan_t_generator_loss(fake_logits: Tensor) -> Tensor:
+    """Mean of the negated logits `[N, L]`, divided once more by N, the images of one device."""
+    return -fake_logits.mean() / len(fake_logits)
+
+
+def stylegan_t_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Mean hinge losses of logits `[N, L]`, divided once more by N, the images of one device."""
+    real, fake = F.relu(1 - real_logits).mean(), F.relu(1 + fake_logits).mean()
+    return real / len(real_logits) + fake / len(fake_logits)

@@ -32,6 +32,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
+        if self.headers.get("If-Range", self.server.etag) != self.server.etag:
+            asked = None
         behaviour = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         if isinstance(behaviour, int):
@@ -49,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour == "slow":
             time.sleep(1.0)
         self.send_response(status)
+        if self.server.etag:
+            self.send_header("ETag", self.server.etag)
         for name, value in headers.items():
             self.send_header(name, value)
         if behaviour == "chunked, too long":
@@ -81,6 +85,7 @@ class Server(ThreadingHTTPServer):
         self.body = BODY
         self.script: list[str | int] = ["whole"]
         self.ranges: list[str | None] = []
+        self.etag: str | None = None
         self.released = threading.Event()
 
     @property
@@ -220,6 +225,41 @@ def test_fetch_never_joins_two_versions_of_a_file_without_a_known_hash(server: S
     (tmp_path / "weights.pth.part").write_bytes(b"of an older version")
     assert fetch(spec_for(server, "", 0), tmp_path, offline=False).read_bytes() == BODY
     assert server.ranges == [None]
+
+
+def test_fetch_resumes_an_unpinned_file_under_the_servers_validator(server: Server, tmp_path: Path) -> None:
+    server.etag, server.script = '"v1"', ["break off", "whole"]
+    assert fetch(spec_for(server, "", 0), tmp_path, offline=False).read_bytes() == BODY
+    assert server.ranges == [None, "bytes=100000-"]
+    assert not list(tmp_path.glob("*.etag"))
+
+
+@pytest.mark.parametrize("etag", ['"v2"', 'W/"v1"', None])
+def test_fetch_starts_anew_where_the_validator_has_changed_or_is_weak(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str | None
+) -> None:
+    monkeypatch.setattr(bench.fetch, "ATTEMPTS", 1)
+    server.etag, server.script = '"v1"' if etag == '"v2"' else etag, ["break off", "whole"]
+    with pytest.raises(UnreachableError, match="broke off"):
+        fetch(spec_for(server, "", 0), tmp_path, offline=False)
+    server.etag, server.body = etag, BODY[::-1]
+    assert fetch(spec_for(server, "", 0), tmp_path, offline=False).read_bytes() == BODY[::-1]
+
+
+def test_fetch_knows_a_part_that_is_whole(server: Server, tmp_path: Path) -> None:
+    server.etag = '"v1"'
+    (tmp_path / "weights.pth.part").write_bytes(BODY)
+    (tmp_path / "weights.pth.part.etag").write_text('"v1"')
+    assert fetch(spec_for(server, "", 0), tmp_path, offline=False).read_bytes() == BODY
+    assert server.ranges == [f"bytes={len(BODY)}-"]
+
+
+def test_fetch_refuses_a_web_page_instead_of_an_unpinned_file(server: Server, tmp_path: Path) -> None:
+    server.body = b"\n<!DOCTYPE html><html><title>Virus scan warning</title>"
+    with pytest.raises(UserError, match="web page instead of the file"):
+        fetch(spec_for(server, "", 0), tmp_path, offline=False)
+    assert not list(tmp_path.glob("weights*"))
+    assert not (tmp_path / "pins.json").exists()
 
 
 def test_fetch_replaces_a_damaged_file(server: Server, tmp_path: Path) -> None:

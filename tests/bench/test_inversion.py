@@ -34,7 +34,7 @@ def test_learning_rate_ramps_as_published() -> None:
 
 
 def test_mean_w_is_the_mean_of_the_class(generator: StyleGAN2Generator) -> None:
-    first, again, other = (mean_w(generator, label, 500, CPU) for label in (0, 0, 1))
+    first, again, other = (mean_w(generator, torch.eye(3)[[label]], 500, CPU) for label in (0, 0, 1))
     assert torch.equal(first, again)
     assert first.shape == (1, 1, 16)
     assert (first - other).abs().max() > 1e-3
@@ -45,10 +45,10 @@ def test_inversion_comes_close_to_an_image_of_the_generator(generator: StyleGAN2
     ws = generator.mapping(z, torch.eye(3)[:1])
     target = to_uint8(generator.synthesis(ws, noise_mode="const"))
     perceptual, steps = StandinPerceptual(CPU), []
-    start = mean_w(generator, 0, 500, CPU).expand(-1, generator.num_ws, -1)
+    start = mean_w(generator, torch.eye(3)[:1], 500, CPU).expand(-1, generator.num_ws, -1)
     before = psnr(to_uint8(generator.synthesis(start, noise_mode="const")), target)
     spec = InversionSpec(num_steps=60, num_mean_samples=500)
-    inverted = invert(generator, target[0], 0, perceptual, spec, lambda: steps.append(1))
+    inverted = invert(generator, target[0], torch.eye(3)[:1], perceptual, spec, lambda: steps.append(1))
     assert len(steps) == 60
     assert inverted.dtype == torch.uint8
     assert float(psnr(inverted[None], target)) > float(before) + 3

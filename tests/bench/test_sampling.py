@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bench.sampling import GeneratedImages, RealImages, disjoint_halves, sample_rng
 from bench.shapes import ShapesDataset
-from models.spec import Conditioning, Latents
+from models.spec import Condition, Conditioning, Latents, SamplingSettings
 
 CPU = torch.device("cpu")
 
@@ -20,14 +20,15 @@ class Stripes(nn.Module):
     def __init__(self, conditioning: Conditioning = "class") -> None:
         super().__init__()
         self.conditioning: Conditioning = conditioning
+        self.settings = SamplingSettings()
         self.gain = nn.Parameter(torch.ones(()))
 
     def draw(self, rng: np.random.Generator) -> Latents:
         return {"z": torch.from_numpy(rng.standard_normal(8, dtype=np.float32))}
 
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
         rows = (latents["z"] * 40 * self.gain + 128).clamp(0, 255)[:, None, None, :].expand(-1, 3, 8, 8)
-        offset = 0 if labels is None else labels[:, None, None, None]
+        offset = condition[:, None, None, None] if isinstance(condition, Tensor) else 0
         return (rows * 0.9 + offset).to(torch.uint8)
 
 
@@ -67,7 +68,7 @@ def test_labels_follow_the_data_set_and_make_the_prompt() -> None:
     dataset = ShapesDataset(8, count=50)
     source = GeneratedImages(Stripes(), dataset, seed=3, device=CPU)
     prompts = source.batch(range(40)).prompts
-    labels = [source.label(i) for i in range(40)]
+    labels = [source._label(source._member(i)) for i in range(40)]
     assert prompts is not None
     assert all(dataset.class_names[label] in text for label, text in zip(labels, prompts, strict=True))
     assert len(set(labels)) > 5
@@ -76,6 +77,43 @@ def test_labels_follow_the_data_set_and_make_the_prompt() -> None:
 def test_unconditional_generator_has_no_prompts() -> None:
     source = GeneratedImages(Stripes("none"), ShapesDataset(8, count=50), seed=3, device=CPU)
     assert source.batch([0, 1]).prompts is None
+
+
+class Worded(Stripes):
+    """A text-conditional generator that keeps what it was conditioned on."""
+
+    text_dim = 6
+
+    def __init__(self, encoder: nn.Module | None = None) -> None:
+        super().__init__("text")
+        self.mapping = nn.Module()
+        self.mapping.encoder = encoder
+        self.conditions: list[Condition] = []
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        self.conditions.append(condition)
+        return super().sample(latents)
+
+
+def test_text_conditional_generator_is_given_captions_of_the_data_set() -> None:
+    generator, dataset = Worded(encoder=nn.Identity()), ShapesDataset(8, count=50)
+    batch = GeneratedImages(generator, dataset, seed=3, device=CPU).batch(range(20))
+    assert batch.prompts == generator.conditions[0]
+    assert set(batch.prompts or []) <= {dataset.caption(i) for i in range(50)}
+    assert len(set(batch.prompts or [])) > 5
+
+
+def test_text_conditional_generator_without_encoder_gets_features_that_tell_prompts_apart() -> None:
+    generator = Worded()
+    source = GeneratedImages(generator, ShapesDataset(8, count=50), seed=3, device=CPU)
+    together, alone = source.batch(range(20)), source.batch([7])
+    features, again = generator.conditions
+    assert isinstance(features, Tensor)
+    assert isinstance(again, Tensor)
+    assert torch.equal(features[7:8], again)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(20))
+    assert len(features.unique(dim=0)) == len(set(together.prompts or []))
+    assert alone.prompts == (together.prompts or [])[7:8]
 
 
 def test_real_images_are_those_of_the_members() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from bench.throughput import measure_speed, num_parameters
 from bench.timing import TimingSpec
 from bench.verify import VerificationError, verify_generator
-from models.spec import Latents
+from models.spec import Condition, Latents
 from tests.bench.test_sampling import Stripes
 
 CPU = torch.device("cpu")
@@ -16,21 +16,21 @@ CPU = torch.device("cpu")
 class BatchDependent(Stripes):
     """Wrong on purpose: the image of a sample changes with the samples beside it."""
 
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
-        return super().sample({"z": latents["z"] - latents["z"].mean()}, labels)
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        return super().sample({"z": latents["z"] - latents["z"].mean()}, condition)
 
 
 class Imprecise(Stripes):
     """Wrong on purpose: float32 is far from float64."""
 
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
         shift = 0.0 if self.gain.dtype == torch.float64 else 1.0
-        return super().sample({"z": latents["z"] + shift}, labels)
+        return super().sample({"z": latents["z"] + shift}, condition)
 
 
 class WrongShape(Stripes):
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
-        return super().sample(latents, labels)[:, :1]
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        return super().sample(latents, condition)[:, :1]
 
 
 def test_right_generator_is_verified() -> None:
@@ -40,8 +40,8 @@ def test_right_generator_is_verified() -> None:
 class SlightlyOff(Stripes):
     """Wrong on purpose: one pixel of the float32 image is off, which hardly moves the PSNR."""
 
-    def sample(self, latents: Latents, labels: Tensor | None = None) -> Tensor:
-        images = super().sample(latents, labels)
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        images = super().sample(latents, condition)
         images[:, 0, 0, 0] += 3 if self.gain.dtype == torch.float32 else 0
         return images
 

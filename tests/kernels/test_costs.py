@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.costs import LayerShape, conv_bytes, conv_flops, fir_flops, modulated_conv_bytes
+from kernels.costs import LayerShape, conv_bytes, conv_flops, filtered_lrelu_flops, fir_flops, modulated_conv_bytes
 
 
 def test_conv_flops_counts_each_multiply_add_twice() -> None:
@@ -28,3 +28,12 @@ def test_conv_bytes_reads_and_writes_once() -> None:
     shape = LayerShape(2, 3, 5, 4, 6, down=2)
     assert conv_bytes(shape, 2) == 2 * (2 * 3 * 24 + 5 * 3 * 9 + 2 * 5 * 6)
     assert modulated_conv_bytes(shape, 2) == conv_bytes(shape, 2) + 2 * 2 * 3
+
+
+def test_filtered_lrelu_flops_counts_both_filters_along_both_axes() -> None:
+    """One sample of 2x3 pixels, up 4 to 8x12, down 2 to 4x6: six taps an output up, twelve down."""
+    up, down = 6 * (2 * 12 + 8 * 12), 12 * (8 * 6 + 4 * 6)
+    pointwise = 2 * 3 + 3 * 8 * 12
+    one = filtered_lrelu_flops(LayerShape(1, 1, 1, 2, 3, up=4, down=2))
+    assert one == 2 * (up + down) + pointwise
+    assert filtered_lrelu_flops(LayerShape(3, 5, 5, 2, 3, up=4, down=2)) == 15 * one

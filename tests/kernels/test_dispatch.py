@@ -9,19 +9,23 @@ from kernels import dispatch
 from kernels.bias_act import bias_act, bias_act_reference
 from kernels.dispatch import KernelUnavailableError, explain, select, use
 from kernels.registry import KERNELS
+from kernels.upfirdn2d import upfirdn2d_naive, upfirdn2d_reference
 
-# a target that stands for a Triton kernel: nothing is launched, so that this runs on a CPU
+# targets that stand for Triton kernels: nothing is launched, so that this runs on a CPU
 WITH_TRITON = dataclasses.replace(KERNELS["bias_act"], triton="kernels.bias_act:bias_act")
+WITHOUT_TRITON = dataclasses.replace(KERNELS["bias_act"], triton=None)
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_select_auto_is_the_reference_where_there_is_no_triton_kernel(name: str) -> None:
-    assert KERNELS[name].triton is None
+def test_select_auto_is_the_reference_on_a_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select(name, torch.zeros(1)) is dispatch.resolve(KERNELS[name].reference)
+    monkeypatch.setitem(KERNELS, name, dataclasses.replace(KERNELS[name], triton=None))
     assert select(name, torch.zeros(1)) is dispatch.resolve(KERNELS[name].reference)
     assert explain(name) == f"{name}: reference, because no Triton kernel exists for it yet"
 
 
-def test_use_triton_is_an_error_where_there_is_no_kernel() -> None:
+def test_use_triton_is_an_error_where_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KERNELS, "bias_act", WITHOUT_TRITON)
     with (
         use("triton"),
         pytest.raises(KernelUnavailableError, match=r"bias_act: .*'triton' was asked for, but no Triton"),
@@ -29,6 +33,13 @@ def test_use_triton_is_an_error_where_there_is_no_kernel() -> None:
         bias_act(torch.zeros(2, 3))
     with use("triton"):
         assert explain("bias_act") == "bias_act: none, because no Triton kernel exists for it yet"
+
+
+def test_use_naive_runs_the_baseline_or_else_the_reference() -> None:
+    with use("naive"):
+        assert select("upfirdn2d") is upfirdn2d_naive
+        assert select(dataclasses.replace(KERNELS["upfirdn2d"], naive=None)) is upfirdn2d_reference
+        assert explain("upfirdn2d") == "upfirdn2d: naive, because it was asked for"
 
 
 def test_use_nests_and_ends() -> None:
@@ -62,6 +73,35 @@ def test_select_auto_takes_triton_where_it_can_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert explain("bias_act") == "bias_act: reference, because no GPU is visible"
+
+
+def test_select_heeds_the_limits_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert select(WITH_TRITON) is bias_act
+    assert select(WITH_TRITON, limit="it takes no odd sizes") is bias_act_reference
+    with (
+        use("triton"),
+        pytest.raises(KernelUnavailableError, match="'triton' was asked for, but it takes no odd sizes"),
+    ):
+        select(WITH_TRITON, limit="it takes no odd sizes")
+
+
+def test_select_runs_the_interpreter_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    monkeypatch.setitem(KERNELS, "bias_act", WITH_TRITON)
+    on_cpu = torch.zeros(1)
+    assert select("bias_act", on_cpu) is bias_act_reference
+    assert explain("bias_act").endswith("reference, because Triton's interpreter runs only what is asked for by name")
+    with use("triton"):
+        assert select("bias_act", on_cpu) is bias_act
+        with pytest.raises(
+            KernelUnavailableError, match="bfloat16, for which Triton's interpreter silently gives wrong"
+        ):
+            select("bias_act", on_cpu, on_cpu.bfloat16())
+        with pytest.raises(KernelUnavailableError, match="a tensor is on the device meta"):
+            select("bias_act", on_cpu.to("meta"))
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from kernels.bias_act import Activation
-from kernels.modulated_conv import Epilogue, ModulatedConv, demodulation, modulated_conv2d, modulated_conv2d_grouped
+from kernels.demodulation import demodulation
+from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d, modulated_conv2d_grouped
 from kernels.upfirdn2d import setup_filter
 
 FIR = setup_filter([1, 3, 3, 1])

@@ -10,6 +10,7 @@ from kernels.bias_act import Activation
 from kernels.conv2d_resample import ResampledConv
 from kernels.costs import LayerShape
 from kernels.dispatch import resolve
+from kernels.filtered_lrelu import FilteredLReLU
 from kernels.modulated_conv import Epilogue, ModulatedConv
 from kernels.registry import KERNELS
 from kernels.upfirdn2d import Resampling, setup_filter
@@ -43,10 +44,23 @@ def upfirdn2d(s: LayerShape) -> Arguments:
     return [image(s), FIR, Resampling(s.up, s.down, 2)], {}
 
 
+def filtered_lrelu(s: LayerShape) -> Arguments:
+    up_filter, down_filter = (setup_filter([1] * 6 * factor) if factor > 1 else None for factor in (s.up, s.down))
+    up_taps, down_taps = (6 * factor if factor > 1 else 1 for factor in (s.up, s.down))
+    totals = [
+        (size * s.up // s.down - 1) * s.down + 1 - size * s.up + up_taps + down_taps - 2 for size in (s.width, s.height)
+    ]
+    x0, y0 = ((total + s.up) // 2 for total in totals)
+    spec = FilteredLReLU(s.up, s.down, (x0, totals[0] - x0, y0, totals[1] - y0), Activation("lrelu", clamp=256.0))
+    return [image(s), draw(s.in_channels), up_filter, down_filter, spec], {}
+
+
 ARGUMENTS: dict[str, Callable[[LayerShape], Arguments]] = {
     "modulated_conv2d": modulated_conv2d,
+    "demodulation": lambda s: ([conv2d(s)[0][1], draw(s.batch, s.in_channels) + 1], {}),
     "conv2d_resample": conv2d,
     "upfirdn2d": upfirdn2d,
+    "filtered_lrelu": filtered_lrelu,
     "bias_act": lambda s: ([image(s), draw(s.in_channels), Activation("lrelu")], {}),
     "minibatch_std": lambda s: ([image(s), 4], {}),
 }
@@ -62,7 +76,7 @@ def in_dtype(value: Any, dtype: torch.dtype) -> Any:
 def test_registry_targets_resolve(name: str) -> None:
     spec = KERNELS[name]
     assert spec.name == name
-    for target in filter(None, (spec.reference, spec.triton)):
+    for target in filter(None, (spec.reference, spec.triton, spec.naive)):
         assert callable(resolve(target))
     assert spec.cases
     assert all(spec.flops(shape) > 0 and spec.bytes_moved(shape, 4) > 0 for shape in spec.cases)
@@ -82,3 +96,15 @@ def test_registry_tolerances_hold_for_the_reference(name: str, dtype: str) -> No
         assert got.dtype == getattr(torch, dtype)
         error = ((got.double() - want).norm() / want.norm()).item()
         assert error < spec.tolerance[dtype], f"{name} {shape}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", [name for name, spec in KERNELS.items() if spec.naive])
+def test_registry_naive_formulations_agree_with_the_reference(name: str) -> None:
+    spec = KERNELS[name]
+    for shape in spec.cases:
+        arguments, options = ARGUMENTS[name](shape)
+        exact = [in_dtype(value, torch.float64) for value in arguments]
+        options = {key: in_dtype(value, torch.float64) for key, value in options.items()}
+        assert spec.naive is not None
+        want = resolve(spec.reference)(*exact, **options)
+        torch.testing.assert_close(resolve(spec.naive)(*exact, **options), want, rtol=0, atol=1e-10)

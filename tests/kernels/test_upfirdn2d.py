@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.signal
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from kernels.upfirdn2d import Resampling, downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from kernels.upfirdn2d import Resampling, downsample2d, filter2d, setup_filter, upfirdn2d, upfirdn2d_naive, upsample2d
 
 CASES = [
     Resampling(),
@@ -35,13 +37,16 @@ def by_definition(x: np.ndarray, fir: np.ndarray, r: Resampling) -> np.ndarray:
 
 @pytest.mark.parametrize("resampling", CASES, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_upfirdn2d_matches_scipy(resampling: Resampling, channels_last: bool) -> None:
+@pytest.mark.parametrize("function", [upfirdn2d, upfirdn2d_naive])
+def test_upfirdn2d_matches_scipy(
+    resampling: Resampling, channels_last: bool, function: Callable[..., torch.Tensor]
+) -> None:
     rng = np.random.default_rng(3)
     x, fir = rng.standard_normal((3, 2, 9, 7)), rng.standard_normal((6, 5))
     image = torch.from_numpy(x).contiguous(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
-    got = upfirdn2d(image, torch.from_numpy(fir), resampling)
+    got = function(image, torch.from_numpy(fir), resampling)
     want = np.array([[by_definition(plane, fir, resampling) for plane in sample] for sample in x])
     np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-12)
 
@@ -52,6 +57,12 @@ def test_upfirdn2d_separable_equals_outer_product(resampling: Resampling) -> Non
     torch.testing.assert_close(
         upfirdn2d(x, taps, resampling), upfirdn2d(x, torch.outer(taps, taps), resampling), rtol=0, atol=1e-12
     )
+
+
+def test_upfirdn2d_naive_takes_separable_filters_and_none() -> None:
+    x, taps = torch.randn(1, 3, 10, 9, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    for fir in (taps, None):
+        torch.testing.assert_close(upfirdn2d_naive(x, fir, CASES[3]), upfirdn2d(x, fir, CASES[3]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("resampling", CASES, ids=str)

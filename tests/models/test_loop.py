@@ -13,6 +13,7 @@ from models.checkpoints import weights_sha256
 from models.layers import initialise
 from models.stylegan2 import StyleGAN2Generator
 from models.stylegan2_config import StyleGAN2Config
+from models.training.augment_control import AdaptiveAugmentation
 from models.training.loop import Batch, DivergedError, Step, TrainingSpec, _adam, train
 from models.training.losses import r1_penalty
 from models.training.stylegan2_discriminator import DiscriminatorConfig
@@ -134,3 +135,39 @@ def test_train_works_without_labels_and_says_when_they_are_missing() -> None:
 def test_train_stops_when_a_loss_is_not_finite() -> None:
     with pytest.raises(DivergedError, match="Lower the learning rate"):
         train(tiny_spec(learning_rate=1e30), tiny_batches(5), ignore)
+
+
+def augmented(**changes: Any) -> TrainingSpec:
+    return tiny_spec(augmentation=AdaptiveAugmentation(**changes), learning_rate=1e-9)
+
+
+def strengths(spec: TrainingSpec, steps: int) -> list[float]:
+    """The augmentation's `p` after each step."""
+    kept: list[float] = []
+    train(spec, tiny_batches(steps), lambda step: kept.append(step.augment_p))
+    return kept
+
+
+def test_train_without_augmentation_draws_nothing_from_it() -> None:
+    plain, off = (
+        weights_sha256(train(spec, tiny_batches(3), ignore))
+        for spec in (tiny_spec(), tiny_spec(augmentation=AdaptiveAugmentation(target=None)))  # p stays 0
+    )
+    assert plain == off
+    assert strengths(tiny_spec(), 2) == [0, 0]
+
+
+def test_train_with_augmentation_is_a_function_of_its_spec_and_differs_from_one_without() -> None:
+    spec = tiny_spec(augmentation=AdaptiveAugmentation(initial_p=0.8, target=None), r1_interval=2)
+    first, again, plain = (weights_sha256(train(s, tiny_batches(3), ignore)) for s in (spec, spec, tiny_spec()))
+    assert first == again != plain
+    names = train(spec, tiny_batches(1), ignore).state_dict()
+    assert not [name for name in names if "Hz_" in name or name.endswith("p")]
+
+
+def test_train_moves_the_strength_once_in_an_interval() -> None:
+    # a target below every possible mean sign is always exceeded
+    rising = strengths(augmented(target=-2.0, interval=2, images=BATCH * 8), 5)
+    assert rising == pytest.approx([0, 0.25, 0.25, 0.5, 0.5])
+    falling = strengths(augmented(target=2.0, initial_p=0.3, interval=1, images=BATCH * 8), 4)
+    assert falling == pytest.approx([0.175, 0.05, 0, 0])

@@ -12,6 +12,7 @@ from models.training.stylegan2_discriminator import (
     official_discriminator_config,
 )
 
+ADA = "training.networks.Discriminator"
 TINY: dict[str, Any] = {"resolution": 16, "channel_base": 64, "channel_max": 8, "mapping_layers": 1}
 
 
@@ -27,7 +28,7 @@ TINY: dict[str, Any] = {"resolution": 16, "channel_base": 64, "channel_max": 8, 
 )
 def test_full_size_discriminators_have_the_published_number_of_parameters(kwargs: dict[str, Any], count: int) -> None:
     with torch.device("meta"):
-        discriminator = StyleGAN2Discriminator(official_discriminator_config(kwargs))
+        discriminator = StyleGAN2Discriminator(official_discriminator_config(ADA, kwargs))
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == count
 
 
@@ -51,22 +52,25 @@ def test_discriminator_refuses_labels_that_it_does_not_have_or_lacks() -> None:
 def test_discriminator_config_refuses_what_has_no_network() -> None:
     with pytest.raises(ValueError, match="resolution 24 is not a power of two"):
         DiscriminatorConfig(24)
-    with pytest.raises(ValueError, match="architecture 'dense' is not one of resnet, skip, orig"):
+    with pytest.raises(ValueError, match="architecture 'dense' is not one of skip, resnet, orig"):
         DiscriminatorConfig(32, architecture="dense")  # type: ignore[arg-type]
 
 
 def test_official_discriminator_config_translates_nested_arguments() -> None:
     config = official_discriminator_config(
+        ADA,
         {
             "c_dim": 10,
             "img_resolution": 32,
             "num_fp16_res": 4,
             "mapping_kwargs": {"num_layers": 2},
             "epilogue_kwargs": {"mbstd_group_size": None},
-        }
+        },
     )
-    assert config == DiscriminatorConfig(32, 10, mapping_layers=2, mbstd_group_size=None)
-    with pytest.raises(ValueError, match="unknown arguments cmap_dim"):
-        official_discriminator_config({"img_resolution": 32, "cmap_dim": 7})
-    with pytest.raises(ValueError, match="img_channels=1"):
-        official_discriminator_config({"img_resolution": 32, "img_channels": 1})
+    assert config == DiscriminatorConfig(32, 10, num_fp16_res=4, mapping_layers=2, mbstd_group_size=None)
+    with pytest.raises(ValueError, match=r"unknown arguments freeze_layers; known: .*block_kwargs\.freeze_layers"):
+        official_discriminator_config(ADA, {"img_resolution": 32, "freeze_layers": 7})
+    with pytest.raises(ValueError, match="no StyleGAN2 discriminator; known: training"):
+        official_discriminator_config("training.networks.Generator", {"img_resolution": 32})
+    with pytest.raises(ValueError, match="cmap_dim 0 of a conditional"):
+        official_discriminator_config(ADA, {"img_resolution": 32, "c_dim": 2, "cmap_dim": 0})

@@ -1,0 +1,124 @@
+"""Images per second of whole generators, beside the straightforward formulation of the same networks.
+
+The baseline computes the same images as the papers' reference code is written: a weight per sample and one grouped
+convolution, zero-stuffed upsampling, filters at the high rate. Both run in one process, in turn, so that drift and load
+meet both alike; nothing is timed before their images were held against each other.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.kernel_timing import MAX_IDLE_LOAD, time_pairs
+from bench.model_weights import load_model, model_named
+from bench.verify import MAX_GREY_LEVELS, VerificationError, draw_batch
+from kernels.dispatch import use
+from models.registry import MODELS
+
+RESOLUTIONS = (32, 64, 256)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorTiming:
+    """One generator: median images per second of either formulation, and the median of their paired ratios."""
+
+    model: str
+    family: str
+    resolution: int
+    batch_size: int
+    parameters: int
+    baseline_images_per_s: float
+    images_per_s: float
+    ratio: float
+    num_pairs: int
+
+
+def default_models() -> list[str]:
+    """One generator a family at each of `RESOLUTIONS`: the first that fits any data set."""
+    chosen: dict[tuple[str, int], str] = {}
+    for spec in MODELS.values():
+        if spec.dataset == "any" and spec.resolution in RESOLUTIONS:
+            chosen.setdefault((spec.family, spec.resolution), spec.name)
+    return list(chosen.values())
+
+
+def time_generators(names: list[str], budget_s: float, batch_size: int) -> Iterator[GeneratorTiming]:
+    """Check and time each model with random weights; `budget_s` is shared out evenly.
+
+    Raises `UserError` for an unknown name and `VerificationError` where the two formulations disagree.
+    """
+    for name in names:
+        model_named(name)
+    for name in names:
+        yield _time(name, budget_s / len(names), batch_size)
+
+
+def _time(name: str, budget_s: float, batch_size: int) -> GeneratorTiming:
+    spec = model_named(name)
+    generator: Any = load_model(name, None, spec.num_classes, 0, CPU).generator
+    latents, condition = draw_batch(generator, batch_size, CPU)
+
+    def optimised() -> Tensor:
+        images: Tensor = generator.sample(latents, condition)
+        return images
+
+    baseline = _naive(optimised)
+    levels = int((optimised().int() - baseline().int()).abs().max())
+    if levels > MAX_GREY_LEVELS:
+        raise VerificationError(f"{name}: the two formulations differ by {levels} grey levels. It is not timed")
+    pairs = time_pairs(baseline, optimised, budget_s)
+    baseline_ms, optimised_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return GeneratorTiming(
+        model=name,
+        family=spec.family,
+        resolution=spec.resolution,
+        batch_size=batch_size,
+        parameters=sum(parameter.numel() for parameter in generator.parameters()),
+        baseline_images_per_s=1000 * batch_size / baseline_ms,
+        images_per_s=1000 * batch_size / optimised_ms,
+        ratio=statistics.median(a / b for a, b in pairs),
+        num_pairs=len(pairs),
+    )
+
+
+def _naive(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with use("naive"):
+            return call()
+
+    return run
+
+
+def heading(load_before: float) -> list[str]:
+    """What the rows mean, and under which conditions they were taken."""
+    threads = torch.get_num_threads()
+    conditions = f"float32, CPU, {threads} threads, load {load_before:.2f}"
+    lines = [
+        f"Generators with random weights, `sample` from latents to pixels, {conditions}",
+        "baseline: per-sample weights, grouped convolution, zero-stuffed filters; ratio: median of paired times",
+    ]
+    if load_before > MAX_IDLE_LOAD:
+        lines.append(f"The machine is busy (load {load_before:.2f}): run it again when it is idle.")
+    columns = f"{'model':<26} {'family':<13} {'px':>4} {'batch':>5} {'params M':>9}"
+    return [*lines, f"{columns} {'baseline/s':>10} {'ours/s':>9} {'ratio':>7} {'pairs':>6}"]
+
+
+def format_row(row: GeneratorTiming) -> str:
+    """One line of the table."""
+    what = f"{row.model:<26} {row.family:<13} {row.resolution:>4} {row.batch_size:>5} {row.parameters / 1e6:>9.1f}"
+    return f"{what} {row.baseline_images_per_s:>10.2f} {row.images_per_s:>9.2f} {row.ratio:>6.2f}x {row.num_pairs:>6}"
+
+
+def print_timings(names: list[str], budget_s: float, batch_size: int) -> None:
+    """Time and print row by row: a long table shows where it is."""
+    print("\n".join(heading(os.getloadavg()[0])), flush=True)
+    for row in time_generators(names or default_models(), budget_s, batch_size):
+        print(format_row(row), flush=True)

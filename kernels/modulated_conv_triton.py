@@ -1,0 +1,205 @@
+"""Triton implementation of the modulated convolution: one launch a layer, or two for one that doubles the resolution.
+
+The input is scaled while it is read, the output while it is written, so nothing is made per sample but `[N, O]`
+factors, and neither the scaled input nor the sum before the activation ever is in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from kernels.bias_act import LINEAR, Activation
+from kernels.bias_act_triton import activation_gradient, bias_act_triton
+from kernels.conv2d_resample import full_padding
+from kernels.conv_geometry import Geometry
+from kernels.conv_gradient_triton import Layer, layer_gradient, recoverable, weight_gradient
+from kernels.conv_triton import Fusion, convolve, remember
+from kernels.demodulation import demodulation
+from kernels.modulated_conv import NOTHING, PLAIN, Epilogue, ModulatedConv, check_shapes
+from kernels.upfirdn2d import Resampling
+from kernels.upfirdn2d_triton import upfirdn2d_epilogue_triton, upfirdn2d_triton
+
+NO_PADDING = (0, 0, 0, 0)
+
+
+def modulated_conv2d_triton(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    conv: ModulatedConv = PLAIN,
+    *,
+    fir: Tensor | None = None,
+    epilogue: Epilogue = NOTHING,
+) -> Tensor:
+    """Triton implementation of `modulated_conv2d`; the output is channels_last. Differentiable any number of times."""
+    check_shapes(x, weight, styles)
+    factors = _factors(x, weight, styles, conv.demodulate)
+    padding, flipped = full_padding(fir, conv.resampled()), not conv.flip_weight
+    kernel = (weight.shape[2], weight.shape[3])
+    if conv.up == 1:
+        at_once = conv.down if kernel == (1, 1) else 1
+        if conv.down > 1:  # a filter commutes with the styles
+            x, padding = upfirdn2d_triton(x, fir, Resampling(1, at_once, padding)), NO_PADDING
+        size = (x.shape[2], x.shape[3])
+        geometry = Geometry.of(size, kernel, padding, down=conv.down // at_once, flipped=flipped)
+        return _layer(x, weight, factors, geometry, epilogue)
+    size, up, resampling = (x.shape[2], x.shape[3]), 1, Resampling(conv.up, 1, padding, gain=float(conv.up**2))
+    if kernel == (1, 1):
+        geometry = Geometry.of(size, kernel, NO_PADDING, flipped=flipped)
+    else:
+        geometry = Geometry.upsampling(size, kernel, conv.up, flipped=flipped)
+        x0, x1, y0, y1 = padding
+        (kh, kw), up = kernel, conv.up
+        padding = x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up
+        resampling = Resampling(1, 1, padding, gain=float(up**2))
+    y = _layer(x, weight, factors, geometry, NOTHING)
+    return upfirdn2d_epilogue_triton(y, fir, resampling, epilogue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """What input, convolution and weight are multiplied by."""
+
+    styles: Tensor  # [N, I]
+    scale: Tensor | None  # [N, O]
+    weight_gain: Tensor | None  # [O], a constant
+
+
+def _factors(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> _Factors:
+    if not demodulate:
+        return _Factors(styles, None, None)
+    styles = styles.to(torch.promote_types(styles.dtype, torch.float32))
+    scale = demodulation(weight, styles)
+    if x.dtype != torch.float16:
+        return _Factors(styles, scale, None)
+    # into the range of float16 and out of it again: the factors cancel, so they may count as constants
+    style_gain = 1 / styles.detach().abs().amax(1, keepdim=True)
+    weight_gain: Tensor = remember(weight, "gain", lambda: _weight_gain(weight))
+    return _Factors(styles * style_gain, scale / (style_gain * weight_gain), weight_gain)
+
+
+def _weight_gain(weight: Tensor) -> Tensor:
+    """`[O]` that leave no sum over inputs in `[-1, 1]` outside of that range by more than its square root."""
+    return 1 / (weight.float().abs().amax((1, 2, 3)) * math.sqrt(weight[0].numel()))
+
+
+def _layer(x: Tensor, weight: Tensor, factors: _Factors, geometry: Geometry, epilogue: Epilogue) -> Tensor:
+    noise, bias, act = epilogue.noise, epilogue.bias, epilogue.activation
+    if noise is not None and noise.shape[-2:] != geometry.out_size:
+        noise = noise.expand(x.shape[0], 1, *geometry.out_size)
+    fused = recoverable(act)
+    spec = _Spec(geometry, act if fused else LINEAR, factors.weight_gain)
+    y: Tensor = _Layer.apply(x, weight, factors.styles, factors.scale, noise, bias if fused else None, spec)
+    return y if fused else bias_act_triton(y, bias, act)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    geometry: Geometry
+    activation: Activation
+    weight_gain: Tensor | None
+
+
+class _Layer(Function):
+    """`act(conv(x styles, weight weight_gain) scale + noise + bias)`."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        x, weight, styles, scale, noise, bias, spec = arguments
+        epilogue = Epilogue(noise, bias, spec.activation)
+        y, _ = convolve(x, weight, spec.geometry, Fusion(styles, scale, epilogue, weight_gain=spec.weight_gain))
+        ctx.save_for_backward(x, weight, styles, scale, noise, bias, y)
+        ctx.spec = spec
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return _differentiable_gradients(ctx, dy)
+        x, weight, styles, scale, noise, bias, y = ctx.saved_tensors
+        spec, (wants_x, wants_weight, wants_styles, *wants) = ctx.spec, ctx.needs_input_grad[:6]
+        after = layer_gradient(dy, Layer(y, scale, Epilogue(noise, bias, spec.activation)), tuple(wants))
+        dx, dstyles, dweight = None, None, None
+        if wants_x or wants_styles:
+            fusion = Fusion(scale=styles, against=x if wants_styles else None, weight_gain=spec.weight_gain)
+            dx, dstyles = convolve(after.gradient, weight, spec.geometry.transposed, fusion)
+        if wants_weight:
+            dweight = weight_gradient(x, after.gradient, spec.geometry, styles)
+            dweight = dweight if spec.weight_gain is None else dweight * spec.weight_gain[:, None, None, None]
+        dnoise = None if after.noise is None else after.noise.sum_to_size(noise.shape)
+        found = (dx, dweight, dstyles, after.scale, dnoise, after.bias)
+        return (*_in_dtypes(found, (x, weight, styles, scale, noise, bias)), None)
+
+
+def _in_dtypes(found: Sequence[Tensor | None], like: Sequence[Tensor | None]) -> list[Tensor | None]:
+    pairs = zip(found, like, strict=True)
+    return [None if value is None or other is None else value.to(other.dtype) for value, other in pairs]
+
+
+def _differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of `_Layer` from pieces that can be differentiated again, as path lengths need it."""
+    x, weight, styles, scale, noise, bias, y = ctx.saved_tensors
+    spec, wants = ctx.spec, ctx.needs_input_grad
+    gradient, dbias = activation_gradient(dy, y, spec.activation, bias.dtype if wants[5] else None)
+    dnoise = None
+    if wants[4]:
+        dnoise = gradient.sum(1, keepdim=True, dtype=torch.float32).sum_to_size(noise.shape).to(noise.dtype)
+    # gradients by these copies, which are not functions of each other as the tensors themselves may be
+    copies = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, weight, styles, scale)]
+    wanted = [copy for copy, want in zip(copies, wants, strict=False) if want and copy is not None]
+    linear = _linear_part(copies, spec)
+    gradients = iter(torch.autograd.grad(linear, wanted, gradient, create_graph=True) if wanted else ())
+    return (*(next(gradients) if want else None for want in wants[:4]), dnoise, dbias, None)
+
+
+def _linear_part(operands: Sequence[Tensor | None], spec: _Spec) -> Tensor:
+    """`conv(x styles, weight weight_gain) scale`."""
+    x, weight, styles, scale = operands
+    assert x is not None
+    assert weight is not None
+    assert styles is not None
+    if spec.weight_gain is not None:
+        weight = weight * spec.weight_gain[:, None, None, None].to(weight.dtype)
+    z: Tensor = _Conv.apply(x * styles[:, :, None, None].to(x.dtype), weight, spec.geometry)
+    return z if scale is None else z * scale[:, :, None, None].to(z.dtype)
+
+
+class _Conv(Function):
+    """A convolution of this geometry."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return convolve(x, weight, geometry)[0]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dx = _Conv.apply(dy, weight, ctx.geometry.transposed) if ctx.needs_input_grad[0] else None
+        dweight = _WeightGradient.apply(x, dy, ctx.geometry, weight.dtype) if ctx.needs_input_grad[1] else None
+        return dx, dweight, None
+
+
+class _WeightGradient(Function):
+    """The gradient of the weight of `_Conv`, which is linear in the input and in the gradient of the output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dy: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x, dy)
+        ctx.geometry = geometry
+        return weight_gradient(x, dy, geometry).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dweight: Tensor) -> tuple[Tensor | None, ...]:
+        x, dy = ctx.saved_tensors
+        dx = _Conv.apply(dy, dweight, ctx.geometry.transposed) if ctx.needs_input_grad[0] else None
+        ddy = _Conv.apply(x, dweight, ctx.geometry) if ctx.needs_input_grad[1] else None
+        return dx, ddy, None, None

@@ -1,0 +1,1 @@
+"""What was published: one list of specs a family. Data only: importing this loads no network code."""
