@@ -132,7 +132,8 @@ def _git(*arguments: str) -> str | None:
 
 def provenance(run_id: str, device: torch.device) -> Provenance:
     """What goes into every record of this process."""
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    # results are no part of the program, and a history that has just grown would make every next row look changed
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     return Provenance(
         run_id=run_id,
         commit=_git("rev-parse", "HEAD"),

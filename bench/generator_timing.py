@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.kernel_timing import MAX_IDLE_LOAD, time_pairs
 from bench.model_weights import load_model, model_named
+from bench.timing import Timing
 from bench.verify import MAX_GREY_LEVELS, VerificationError, draw_batch
 from kernels.dispatch import use
 from models.registry import MODELS
@@ -28,17 +29,29 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class GeneratorTiming:
-    """One generator: median images per second of either formulation, and the median of their paired ratios."""
+    """One generator: median times of a batch in either formulation, and the median of their paired ratios."""
 
     model: str
     family: str
     resolution: int
     batch_size: int
     parameters: int
-    baseline_images_per_s: float
-    images_per_s: float
+    baseline_ms: float
+    latency_ms: float
+    interval_ms: tuple[float, float]  # 95 % interval of `latency_ms`
     ratio: float
     num_pairs: int
+    max_grey_levels: int  # between the images of the two
+
+    @property
+    def baseline_images_per_s(self) -> float:
+        """Images per second of the baseline."""
+        return 1000 * self.batch_size / self.baseline_ms
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second of ours."""
+        return 1000 * self.batch_size / self.latency_ms
 
 
 def default_models() -> list[str]:
@@ -75,17 +88,19 @@ def _time(name: str, budget_s: float, batch_size: int) -> GeneratorTiming:
     if levels > MAX_GREY_LEVELS:
         raise VerificationError(f"{name}: the two formulations differ by {levels} grey levels. It is not timed")
     pairs = time_pairs(baseline, optimised, budget_s)
-    baseline_ms, optimised_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
+    baseline_ms, latency_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
     return GeneratorTiming(
         model=name,
         family=spec.family,
         resolution=spec.resolution,
         batch_size=batch_size,
         parameters=sum(parameter.numel() for parameter in generator.parameters()),
-        baseline_images_per_s=1000 * batch_size / baseline_ms,
-        images_per_s=1000 * batch_size / optimised_ms,
+        baseline_ms=baseline_ms,
+        latency_ms=latency_ms,
+        interval_ms=Timing(tuple(ours for _, ours in pairs)).median_interval_ms(),
         ratio=statistics.median(a / b for a, b in pairs),
         num_pairs=len(pairs),
+        max_grey_levels=levels,
     )
 
 
@@ -117,8 +132,11 @@ def format_row(row: GeneratorTiming) -> str:
     return f"{what} {row.baseline_images_per_s:>10.2f} {row.images_per_s:>9.2f} {row.ratio:>6.2f}x {row.num_pairs:>6}"
 
 
-def print_timings(names: list[str], budget_s: float, batch_size: int) -> None:
-    """Time and print row by row: a long table shows where it is."""
+def print_timings(
+    names: list[str], budget_s: float, batch_size: int, then: Callable[[GeneratorTiming], object]
+) -> None:
+    """Time, print and hand on to `then`, row by row: a long table shows where it is, and a cut keeps what was done."""
     print("\n".join(heading(os.getloadavg()[0])), flush=True)
     for row in time_generators(names or default_models(), budget_s, batch_size):
         print(format_row(row), flush=True)
+        then(row)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.timing import Timing
 from bench.verify import VerificationError
 from kernels.costs import LayerShape, modulated_conv_flops
 from kernels.modulated_conv import ModulatedConv, modulated_conv2d, modulated_conv2d_grouped
@@ -41,6 +42,7 @@ class LayerTiming:
     ratio: float
     error: float  # ||out - ref|| / ||ref||, the larger one of those against the baseline and against float64
     num_pairs: int
+    interval_ms: tuple[float, float]  # 95 % interval of `optimised_ms`
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def time_modulated_conv(label: str, shape: LayerShape, budget_s: float) -> Layer
     pairs = time_pairs(baseline, optimised, budget_s)
     baseline_ms, optimised_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    return LayerTiming(label, shape, baseline_ms, optimised_ms, ratio, error, len(pairs))
+    interval_ms = Timing(tuple(ours for _, ours in pairs)).median_interval_ms()
+    return LayerTiming(label, shape, baseline_ms, optimised_ms, ratio, error, len(pairs), interval_ms)
 
 
 def time_pairs(

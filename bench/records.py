@@ -6,18 +6,19 @@ A record is one row of JSON Lines. Rows are appended and never edited; a failure
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from bench.errors import StorageError, UserError
 
 SCHEMA_VERSION = 1
-Kind = Literal["quality", "speed", "size"]
+Kind = Literal["quality", "speed", "size", "kernel"]
 Status = Literal["ok", "missing", "skipped", "error"]
 
 
@@ -53,6 +54,7 @@ class Measurement:
     status: Status = "ok"
     error: str | None = None  # why there is no value, and the command that mends it
     caveats: tuple[str, ...] = ()  # why it is not a full number of its protocol; empty: it is
+    details: Mapping[str, float] = field(default_factory=dict)  # further figures of the same measurement: baseline_ms
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.status == "ok"):
@@ -125,10 +127,40 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     write_atomic(path, "".join(record.to_json() + "\n" for record in records))
 
 
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Append rows to a JSON Lines file, so that a cut loses at most these rows and never one that was there."""
+    data = "".join(record.to_json() + "\n" for record in records).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            size = _cut_torn_row(stream)
+            try:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(size)
+                raise
+    except OSError as error:
+        raise StorageError(
+            f"cannot append to {path}: {error.strerror}. Earlier rows are untouched; free some space and measure again."
+        ) from error
+
+
+def _cut_torn_row(stream: BinaryIO) -> int:
+    """Remove what a process that was cut left of its last row. Returns the size that is left."""
+    stream.seek(0)
+    size = stream.read().rfind(b"\n") + 1
+    stream.truncate(size)
+    return size
+
+
 def read_records(path: Path) -> list[Record]:
-    """Read the rows of a JSON Lines file."""
+    """Read the rows of a JSON Lines file; a last row without its end was being written when a process was cut."""
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(Record.from_json(line))
         except (ValueError, KeyError, TypeError) as error:

@@ -35,8 +35,8 @@ CPU_SHAPES: dict[str, tuple[LayerShape, ...]] = {
     "conv2d_resample": (LayerShape(2, 16, 16, 32, 32, down=2),),
     "upfirdn2d": (LayerShape(2, 16, 16, 32, 32, up=2), LayerShape(2, 16, 16, 64, 64, down=2)),
     "filtered_lrelu": (LayerShape(1, 8, 8, 16, 16, up=2, down=2),),
-    "bias_act": (LayerShape(4, 64, 64, 32, 32),),
-    "minibatch_std": (LayerShape(8, 64, 65, 16, 16),),
+    "bias_act": (LayerShape(2, 64, 64, 32, 32),),
+    "minibatch_std": (LayerShape(4, 64, 65, 8, 8),),
 }
 CUDA_SHAPES: dict[str, tuple[LayerShape, ...]] = {
     "modulated_conv2d": (

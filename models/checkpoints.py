@@ -15,13 +15,13 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint_tree import StoredTensor, shown
-from models.module_tree import StoredState, check_sizes
-from models.official import UnknownNetworkError, find, recover
+from models.formats.checkpoint_tree import StoredTensor, shown
+from models.formats.module_tree import StoredState, check_sizes
+from models.formats.official import UnknownNetworkError, find, recover
+from models.formats.safetensors_files import SafetensorsState, write_safetensors
+from models.formats.torch_files import read_checkpoint
 from models.registry import build_target
-from models.safetensors_files import SafetensorsState, write_safetensors
 from models.spec import ImageGenerator
-from models.torch_files import read_checkpoint
 
 FORMAT = "stylebench-generator-1"
 _SHOWN = 4  # so many tensors are named in an error

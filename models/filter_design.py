@@ -13,7 +13,7 @@ import torch
 from scipy import signal, special
 from torch import Tensor
 
-MAX_TAPS = 1024  # far above any that is used; a file can ask for more memory than it fills
+MAX_TAPS = 256  # far above any that is used; a file can ask for more memory than it fills
 
 
 def lowpass_filter(num_taps: int, cutoff: float, width: float, fs: float, *, radial: bool = False) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks" (arXiv:1812.04958), config F,
 with the growing of Karras et al., "Progressive Growing of GANs" (arXiv:1710.10196). Parameters and buffers have the
-names of genforce's PyTorch network; `models.tensorflow_names` gives these to the variables of the official one.
+names of genforce's PyTorch network; `models.formats.tensorflow_names` gives these to the variables of the official one.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def modulated_conv_with_gain(
     input_gain: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Modulated convolution whose demodulation leaves `input_gain` `[]`, `[I]` or `[N, I]` in (appendix C).
+    """Modulated convolution whose demodulation leaves `input_gain` `[]`, `[I]` or `[N, I]` in (appendix F).
 
     Before a demodulation, weight and styles are brought to a mean square of 1, else its epsilon would count where they
     are small; styles officially over the batch, here for each sample, which must not depend on its batch. Returns

@@ -1,6 +1,6 @@
 """The layers of an alias-free synthesis network, the configuration of StyleGAN3, and its official arguments.
 
-Karras et al., "Alias-Free Generative Adversarial Networks" (arXiv:2106.12423), section 3.2 and appendix C.
+Karras et al., "Alias-Free Generative Adversarial Networks" (arXiv:2106.12423), section 3.2, "flexible layer specifications".
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class SynthesisConfig:
         return self.num_layers + 2
 
     def bands(self) -> Bands:
-        """Cutoffs and stopbands in geometric progression from the first to the last layer (appendix C)."""
+        """Cutoffs and stopbands in geometric progression from the first to the last layer (section 3.2)."""
         return progression(self, self.first_cutoff, self.first_stopband)
 
     def _channels(self, bands: Bands) -> list[int]:

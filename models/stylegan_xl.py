@@ -20,7 +20,7 @@ from models.stylegan_xl_config import StyleGANXLConfig, config_of
 
 
 class ClassEmbedding(nn.Module):
-    """One-hot labels `[N, num_classes]` to rows `[N, dim]` of a table: mean features of each class (section 3.1)."""
+    """One-hot labels `[N, num_classes]` to rows `[N, dim]` of a table: mean features of each class, to start with."""
 
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class StyleGANXLGenerator(AliasFreeGenerator):
 
     @property
     def centroids(self) -> Tensor | None:
-        """Centres `[K, w_dim]` of multi-modal truncation (section 3.4); None truncates towards the class's average."""
+        """Centres `[K, w_dim]` of multi-modal truncation (arXiv:2202.12211); None truncates towards the class's average."""
         return self.mapping.centroids
 
     @centroids.setter

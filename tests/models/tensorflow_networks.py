@@ -1,6 +1,6 @@
 """Official TensorFlow networks as pickles hold them, made from our state dicts, and StyleGAN2 run from its variables.
 
-Written from the layouts and formulas of the official networks; shares nothing with `models.tensorflow_names`.
+Written from the layouts and formulas of the official networks; shares nothing with `models.formats.tensorflow_names`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.tensorflow_names import TensorFlowNetwork
+from models.formats.tensorflow_names import TensorFlowNetwork
 
 State = dict[str, Tensor]
 Variables = dict[str, np.ndarray]

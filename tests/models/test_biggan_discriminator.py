@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.checkpoints import convert, load_network
 from models.layers import initialise
 from models.training.biggan_discriminator import (
     BigGANDiscriminator,
@@ -167,6 +169,19 @@ def test_configuration_is_recovered_from_names_and_shapes(config: BigGANDiscrimi
 def test_discriminator_is_made_again_from_its_arguments() -> None:
     config = CONFIGS["deep, 64 pixels"]
     assert build(**json.loads(json.dumps(BigGANDiscriminator(config).kwargs))).config == config
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_discriminator_of_an_official_file_is_converted(tmp_path: Path, zipped: bool) -> None:
+    network = make(BigGANDiscriminatorConfig(resolution=32, num_classes=5, channels=4, attention=(), sn_eps=1e-8))
+    torch.save(network.state_dict(), tmp_path / "D.pth", _use_new_zipfile_serialization=zipped)
+    done = convert(tmp_path / "D.pth", tmp_path / "D.safetensors", "D")
+    assert done.target == BigGANDiscriminator.target
+    loaded, _ = load_network(tmp_path / "D.safetensors")
+    images, labels = torch.randn(2, 3, 32, 32), torch.eye(5)[[1, 4]]
+    with torch.no_grad():
+        # what names and shapes don't tell, such as the epsilon of the spectral norm, is as published
+        torch.testing.assert_close(loaded.eval()(images, labels), network.eval()(images, labels), rtol=1e-4, atol=1e-5)
 
 
 def test_tensors_of_other_networks_are_refused() -> None:

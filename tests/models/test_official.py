@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import CheckpointError, convert, load_generator, load_network, load_weights, names_configuration
+from models.formats.module_tree import Module
+from models.formats.official import find
+from models.formats.torch_files import read_checkpoint
 from models.layers import initialise
-from models.module_tree import Module
-from models.official import find
 from models.stylegan2 import StyleGAN2Generator
 from models.stylegan3 import StyleGAN3Generator
-from models.torch_files import read_checkpoint
 from tests.models.official_networks import (
     FAMILIES,
     SMALL,

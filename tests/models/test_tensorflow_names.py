@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.tensorflow_names import (
+from models.formats.tensorflow_names import (
     TensorFlowNetwork,
     convert_tensorflow,
     stylegan1_discriminator_variable,

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.checkpoint_tree import RefusedError, StoredTensor
-from models.torch_files import read_checkpoint
+from models.formats.checkpoint_tree import RefusedError, StoredTensor
+from models.formats.torch_files import read_checkpoint
 from tests.models.official_pickles import Call, Dialect, OfficialPickler, Ref, dumps
 
 Read = Callable[[bytes], Any]
@@ -341,7 +341,7 @@ def test_persistent_ids_are_only_for_files_of_torch(read: Read) -> None:
 
 def test_opcodes_of_all_nested_storages_are_counted(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """One storage of many opcodes, named again and again, would keep the reader busy forever."""
-    monkeypatch.setattr("models.unpickling._FREE_UNITS", 20_000)
+    monkeypatch.setattr("models.formats.unpickling._FREE_UNITS", 20_000)
     slow = legacy([GOOD, *range(3000)], ["94"], FLOATS)
     storages = [Call(Ref("torch.storage", "_load_from_bytes"), (slow,)) for _ in range(3)]
     assert "nested storage that is not one storage" in refusal(read, dumps(storages))

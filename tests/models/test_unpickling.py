@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint_tree import Name, Node, RefusedError, StoredTensor
 from models.checkpoints import CheckpointError, convert
-from models.torch_files import read_checkpoint
-from models.unpickling import Budget
+from models.formats.checkpoint_tree import Name, Node, RefusedError, StoredTensor
+from models.formats.torch_files import read_checkpoint
+from models.formats.unpickling import Budget
 from tests.conftest import REPOSITORY
 from tests.models.official_pickles import Call, Dialect, OfficialPickler, Ref, dumps
 
@@ -416,7 +416,7 @@ def outcome(read: Read, content: bytes) -> str:
 @pytest.mark.parametrize("kind", BULKY)
 def test_memory_stays_within_the_budget(kind: str, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading takes at most 512 bytes a unit, and the budget of a file ends every kind of growth."""
-    monkeypatch.setattr("models.unpickling._FREE_UNITS", 20_000)
+    monkeypatch.setattr("models.formats.unpickling._FREE_UNITS", 20_000)
     prologue, line = BULKY[kind]
     content = b"\x80\x04" + prologue + line * (4_000 if len(line) > 100 else 40_000) + b"."
     budget = Budget.of_file(len(content))

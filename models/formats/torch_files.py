@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.checkpoint_tree import Name, RefusedError, Storage, shown
-from models.rebuilding import CALLS, STORAGES, is_inert
-from models.unpickling import Budget, Rules, unpickle
+from models.formats.checkpoint_tree import Name, RefusedError, Storage, shown
+from models.formats.rebuilding import CALLS, STORAGES, is_inert
+from models.formats.unpickling import Budget, Rules, unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001

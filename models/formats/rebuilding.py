@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.checkpoint_tree import MAX_DIMENSIONS, Name, Node, RefusedError, Storage, StoredTensor, shown
+from models.formats.checkpoint_tree import MAX_DIMENSIONS, Name, Node, RefusedError, Storage, StoredTensor, shown
 
 _DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoint_tree import Name, Node, RefusedError, StoredTensor, shown
+from models.formats.checkpoint_tree import Name, Node, RefusedError, StoredTensor, shown
 
 _MAX_DEPTH = 64  # modules within modules
 _MAX_ENTRIES = 300_000  # modules, parameters and buffers; a few bytes of a file can name the same ones again and again

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from kernels.upfirdn2d import setup_filter
 from models import stylegan1, stylegan2
-from models.layers import FIR_TAPS
-from models.stylegan1_layers import BLUR_TAPS
-from models.stylegan2_config import official_config
-from models.tensorflow_arguments import (
+from models.formats.tensorflow_arguments import (
     STYLEGAN1_DISCRIMINATOR,
     STYLEGAN1_GENERATOR,
     STYLEGAN2_DISCRIMINATOR,
     STYLEGAN2_GENERATOR,
 )
+from models.layers import FIR_TAPS
+from models.stylegan1_layers import BLUR_TAPS
+from models.stylegan2_config import official_config
 from models.training import stylegan1_discriminator, stylegan2_discriminator
 from models.training.stylegan2_discriminator import official_discriminator_config
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from models.checkpoint_tree import Name, Node, RefusedError, StoredTensor, shown
-from models.module_tree import Module, StoredState, check_sizes, plain
+from models.formats.checkpoint_tree import Name, Node, RefusedError, StoredTensor, shown
+from models.formats.module_tree import Module, StoredState, check_sizes, plain
 
 if TYPE_CHECKING:
-    from models.tensorflow_names import TensorFlowNetwork
+    from models.formats.tensorflow_names import TensorFlowNetwork
 
 NETWORKS = ("G_ema", "G", "D")
 _TENSORFLOW = Name("dnnlib.tflib.network", "Network")
@@ -118,6 +118,7 @@ def _unknown(class_name: str, state: Mapping[str, Tensor]) -> str:
 def _from_state(state: StoredState) -> Recovered:
     """BigGAN, whose files have state dicts and nothing else."""
     from models import biggan, biggan_config, biggan_deep, biggan_deep_config
+    from models.training import biggan_discriminator
 
     if "generator.gen_z.weight_orig" in state:
         deep = biggan_deep_config.config_from_state(state.shapes)
@@ -125,11 +126,14 @@ def _from_state(state: StoredState) -> Recovered:
     if "output_layer.0.gain" in state:
         config = biggan_config.config_from_state(state.shapes)
         return Recovered(biggan.BigGANGenerator.target, dataclasses.asdict(config), state)
+    if "embed.weight" in state and "linear.weight" in state and "blocks.0.0.conv1.weight" in state:
+        judge = biggan_discriminator.discriminator_config_from_state(state.shapes)
+        return Recovered(biggan_discriminator.BigGANDiscriminator.target, dataclasses.asdict(judge), state)
     raise UnknownNetworkError(_unknown("a state dict", state))
 
 
 def _from_tensorflow(module: Module, size_bytes: int) -> Recovered:
-    from models.tensorflow_names import convert_tensorflow
+    from models.formats.tensorflow_names import convert_tensorflow
 
     within = module.node.attributes.get("components")
     components = {name: Module(node) for name, node in within.items()} if isinstance(within, dict) else {}
@@ -145,7 +149,7 @@ def _from_tensorflow(module: Module, size_bytes: int) -> Recovered:
 def _tensorflow_network(
     module: Module, variables: Mapping[str, StoredTensor], components: Mapping[str, TensorFlowNetwork]
 ) -> TensorFlowNetwork:
-    from models.tensorflow_names import TensorFlowNetwork
+    from models.formats.tensorflow_names import TensorFlowNetwork
 
     attributes = {"name": "", "build_func_name": "", **module.attributes("name", "build_func_name")}
     static_kwargs = plain(module.node.attributes.get("static_kwargs") or {})

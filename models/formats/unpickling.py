@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from models.checkpoint_tree import Name, Node, RefusedError, StoredTensor, shown
+from models.formats.checkpoint_tree import Name, Node, RefusedError, StoredTensor, shown
 
 BYTES_A_UNIT = 128
 _FREE_UNITS = 500_000
