@@ -11,8 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from bench.arguments import (
+    add_execution,
+    add_gate,
+    add_generation,
+    add_network_weights,
+    add_preparation,
+    add_recording,
+    add_selection,
+    add_trend,
+)
 from bench.errors import UserError
-from bench.weights import WEIGHTS
 
 COMMANDS_HELP = """\
 With no command the main job runs: doctor, plan, run, report.
@@ -38,6 +47,8 @@ EXAMPLES = {
     "kernels": "python -m bench kernels --budget 60",
     "compile": "python -m bench compile --update",
     "speed": "python -m bench speed stylegan2-f-64 stylegan3-t-64 --batch-size 4",
+    "gate": "python -m bench gate --base main --kernels 'upfirdn2d*' --no-gpu",
+    "trend": "python -m bench trend --kernel 'modulated_conv2d/b64.*'",
 }
 
 
@@ -58,45 +69,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}.{hint}\nSee `{self.prog} --help`.\n")
 
 
-def _weights_argument(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals else ("", Path(text))
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """What `plan`, `run` and the main job have in common."""
-    what = parser.add_argument_group("what is run")
-    what.add_argument("--suite", default="auto", help="a suite (`ls suites`) or a .toml file")
-    what.add_argument("--data", type=Path, metavar="DIR", help="folder of data sets; default: $STYLEBENCH_DATA")
-    what.add_argument(
-        "--model", action="append", default=[], metavar="NAME", help="run this model, not the suite's; may be repeated"
-    )
-    what.add_argument("--only", metavar="GLOB", help="entries or models to keep: 'ffhq-*', 'stylegan2-*'")
-    what.add_argument("--limit", type=int, metavar="N", help="images of each subject; numbers then carry N")
-    what.add_argument("--seed", type=int, help="seed of samples, splits and random weights; default: the suite's")
-    what.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    what.add_argument("--batch-size", type=int, metavar="N", help="images a step; does not change the samples")
-    what.add_argument(
-        "--weights", type=_weights_argument, action="append", default=[], metavar="[MODEL=]FILE",
-        help="safetensors of a model, instead of random weights; may be given again",
-    )  # fmt: skip
-    _add_network_weights(parser)
-
-
-def _add_network_weights(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("feature networks")
-    for name, file in WEIGHTS.items():
-        group.add_argument(f"--{name}-weights", type=Path, metavar="FILE", help=f"serves {file.serves}")
-    group.add_argument("--offline", action="store_true", help="never ask the network for anything")
-
-
-def _add_execution(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how it is run")
-    how.add_argument("--output", "-o", type=Path, metavar="DIR", help="run folder; default: results/runs/NAME")
-    how.add_argument("--fresh", action="store_true", help="start anew, where an unfinished run could be resumed")
-    how.add_argument("--shard", metavar="I/N", help="make only part I of N of the features; then run without --shard")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -110,15 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     main_job = command("main", "doctor, plan, run and report in one (the default)", run_main_job)
-    _add_selection(main_job)
-    _add_execution(main_job)
-    _add_network_weights(command("doctor", "look at the environment, the GPU, the network and the caches", run_doctor))
+    add_selection(main_job)
+    add_execution(main_job)
+    add_network_weights(command("doctor", "look at the environment, the GPU, the network and the caches", run_doctor))
     ls = command("ls", "list what there is", run_ls)
     ls.add_argument("kind", choices=["models", "suites", "protocols", "datasets", "weights", "kernels", "runs"])
-    _add_selection(command("plan", "say what would run, how long, and what it needs", run_plan))
+    add_selection(command("plan", "say what would run, how long, and what it needs", run_plan))
     run = command("run", "run a suite; the same command resumes a run that was cut", run_suite)
-    _add_selection(run)
-    _add_execution(run)
+    add_selection(run)
+    add_execution(run)
     report = command("report", "write tables and plots of a run", run_report)
     report.add_argument("run", type=Path, nargs="?", help="run folder; default: the latest")
     report.add_argument("--publish", metavar="NAME", help="copy to results/tables/NAME.* and into the README")
@@ -131,9 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("destination", type=Path, metavar="DEST", help="the .safetensors file to write")
     convert.add_argument("--network", choices=["G_ema", "G", "D"], default="G_ema", help="default: G_ema")
     convert.add_argument("--force", action="store_true", help="replace DEST if it is there")
-    _add_generation(command("generate", "draw pictures: seeds, classes, prompts, interpolations", run_generate))
+    add_generation(command("generate", "draw pictures: seeds, classes, prompts, interpolations", run_generate))
     dataset = command("dataset", "make a data set zip: crop, resize, keep labels and captions", run_dataset)
-    _add_preparation(dataset)
+    add_preparation(dataset)
     train = command("train", "train a small StyleGAN2, as the shipped weights were made", run_train)
     train.add_argument("dataset", help="`shapes`, a folder or a zip")
     train.add_argument("--resolution", type=int, required=True, help="width and height in pixels")
@@ -142,44 +114,16 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     kernels = command("kernels", "check, then time the kernels of this machine", run_kernels)
     kernels.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="time to measure; default: 60")
-    kernels.add_argument("--batch-size", type=int, default=4, metavar="N")
+    add_recording(kernels)
     compile_ = command("compile", "compile the kernels, without a GPU, and compare with the table", run_compile)
     compile_.add_argument("--update", action="store_true", help="write the table kernels/compiled.csv")
     speed = command("speed", "time generators beside the naive formulation of the same networks", run_speed)
     speed.add_argument("models", nargs="*", metavar="NAME", help="default: each family at 32, 64 and 256 pixels")
     speed.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="time to measure; default: 300")
-    speed.add_argument("--batch-size", type=int, default=4, metavar="N")
+    add_recording(speed)
+    add_gate(command("gate", "fail if a kernel is slower than where this branch began", run_speed_gate))
+    add_trend(command("trend", "draw the history of speed, with the commits that changed it", run_trend))
     return parser
-
-
-def _add_generation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="NAME_OR_PATH", help="a model (`ls models`) or a file of one")
-    parser.add_argument("--seeds", default="0-7", help="such as 0-31 or 85,265; default: 0-7")
-    parser.add_argument("--classes", default="", help="such as 0-9; each with every seed. Default: class of the seed")
-    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given again")
-    parser.add_argument("--psi", type=float, default=1.0, help="truncation; default: 1, none")
-    parser.add_argument("--cutoff", type=int, metavar="N", help="truncate the first N style vectors only")
-    parser.add_argument("--noise-mode", choices=["const", "random", "none"], default="const")
-    parser.add_argument("--interpolate", choices=["strip", "frames"], nargs="?", const="strip", help="seed to seed")
-    parser.add_argument("--steps", type=int, default=8, metavar="N", help="images from one seed to the next")
-    parser.add_argument("--out", "-o", type=Path, required=True, metavar="DIR", help="folder of the pictures")
-    parser.add_argument("--force", action="store_true", help="replace pictures of other weights or settings in DIR")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="does not change the pictures")
-    parser.add_argument("--random-weights", type=int, metavar="SEED", help="run NAME untrained")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--offline", action="store_true", help="never ask the network for anything")
-
-
-def _add_preparation(parser: argparse.ArgumentParser) -> None:
-    from bench.prepare import CROPS, FILTERS
-
-    parser.add_argument("source", metavar="SRC", help="folder, zip, CIFAR-10 archive, or `shapes`")
-    parser.add_argument("destination", type=Path, metavar="DEST", help="the zip to write, such as ffhq-64x64.zip")
-    parser.add_argument("--resolution", type=int, required=True, help="width and height in pixels")
-    parser.add_argument("--crop", choices=CROPS, default="center", help="how to make images square")
-    parser.add_argument("--filter", choices=FILTERS, default="lanczos", help="resampling filter; part of the recipe")
-    parser.add_argument("--max-images", type=int, metavar="N", help="take a fixed random choice of N images")
-    parser.add_argument("--force", action="store_true", help="replace DEST if it is there")
 
 
 def run_main_job(arguments: argparse.Namespace) -> int:
@@ -265,18 +209,16 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def run_kernels(arguments: argparse.Namespace) -> int:
     """Time the kernels."""
-    from bench.kernel_timing import format_rows, run_kernel_timing
+    from bench.commands import time_kernels
 
-    print(format_rows(run_kernel_timing(arguments.budget, arguments.batch_size)))
-    return 0
+    return time_kernels(arguments.budget, arguments.batch_size, record=not arguments.no_record)
 
 
 def run_speed(arguments: argparse.Namespace) -> int:
     """Time generators."""
-    from bench.generator_timing import print_timings
+    from bench.commands import time_models
 
-    print_timings(arguments.models, arguments.budget, arguments.batch_size)
-    return 0
+    return time_models(arguments.models, arguments.budget, arguments.batch_size, record=not arguments.no_record)
 
 
 def run_compile(arguments: argparse.Namespace) -> int:
@@ -284,6 +226,21 @@ def run_compile(arguments: argparse.Namespace) -> int:
     from bench.compiled_table import run_compile_gate
 
     return run_compile_gate(update=arguments.update)
+
+
+def run_speed_gate(arguments: argparse.Namespace) -> int:
+    """Compare with another version. Exit status: 0 ok, 3 regressed, 4 inconclusive, 5 incomplete."""
+    from bench.gate import GateSpec, run_gate
+
+    device = "cpu" if arguments.no_gpu else "cuda"
+    return run_gate(GateSpec(arguments.base, arguments.kernels, arguments.budget, device))
+
+
+def run_trend(arguments: argparse.Namespace) -> int:
+    """Draw the history."""
+    from bench.trend import run_trend as draw_trend
+
+    return draw_trend(arguments.machine, arguments.kernel, arguments.output)
 
 
 def _with_default_command(argv: list[str]) -> list[str]:

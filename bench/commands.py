@@ -15,6 +15,9 @@ from bench.environment import choose_device
 from bench.errors import UserError
 from bench.fetch import file_sha256
 from bench.generate import GenerateSpec, generate, parse_numbers
+from bench.generator_timing import CPU, GeneratorTiming, print_timings
+from bench.history import History, generator_measurement, kernel_measurements
+from bench.kernel_timing import format_rows, run_kernel_timing
 from bench.model_weights import FORMATS, LoadedModel, fetch_model, load_file, load_model, model_file, model_named
 from bench.offline import forbid_network, network_available
 from bench.plan import Plan, PlanOptions, describe, make_plan
@@ -210,3 +213,24 @@ def _model_to_draw(arguments: argparse.Namespace) -> LoadedModel:
     offline = arguments.offline or not network_available()
     path = model_file(name) or fetch_model(name, offline=offline)
     return load_model(name, path, classes, 0, device)
+
+
+def time_kernels(budget_s: float, batch_size: int, *, record: bool) -> int:
+    """Time the kernels, print a table, and add it to the history."""
+    timing = run_kernel_timing(budget_s, batch_size)
+    print(format_rows(timing))
+    if record:
+        print(f"history  {History(CPU).append('kernels', kernel_measurements(timing))}")
+    return 0
+
+
+def time_models(names: list[str], budget_s: float, batch_size: int, *, record: bool) -> int:
+    """Time generators; each row is printed and added to the history as it comes."""
+    history = History(CPU)
+
+    def add(row: GeneratorTiming) -> None:
+        if record:
+            history.append("generators", [generator_measurement(row)])
+
+    print_timings(names, budget_s, batch_size, add)
+    return 0

@@ -93,7 +93,7 @@ def _latency(case: dict[str, Any], **fields: Any) -> Measurement:
 
 def read_history(folder: Path) -> list[Record]:
     """All measured rows of all machines, oldest first. Raises `UserError` where there are none."""
-    rows = [row for path in sorted(folder.glob("*/*.jsonl")) for row in read_records(path)]
+    rows = [row for path in sorted(folder.glob("*/*.jsonl")) for row in read_records(path, appended=True)]
     if not rows:
         raise UserError(f"no history in {folder}. `python -m bench kernels` adds to it.")
     return sorted((row for row in rows if row.measurement.status == "ok"), key=lambda row: row.timestamp_utc)

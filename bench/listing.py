@@ -30,18 +30,19 @@ def _models() -> list[str]:
             f"{model.resolution} px",
             model.dataset,
             f"{model.num_classes} classes" if model.num_classes else model.conditioning,
-            _weights_here(model),
+            _runs_here(model),
             model.licence,
         )
         for model in MODELS.values()
     )
 
 
-def _weights_here(model: ModelSpec) -> str:
-    """Whether the model can run with trained weights on this machine, and if not, why."""
+def _runs_here(model: ModelSpec) -> str:
+    """How the model runs on this machine: with trained weights, or why not."""
     if path := model_file(model.name):
-        return "shipped" if path == model.shipped_weights else "cached"
-    return f"bench fetch {model.name}" if model.checkpoint else "untrained only"
+        return "trained: shipped" if path == model.shipped_weights else "trained: cached"
+    text = ", stand-in text features" if model.conditioning == "text" and "text_encoder" not in model.kwargs else ""
+    return ("untrained: not fetched" if model.checkpoint else "untrained: none published") + text
 
 
 def _suites() -> list[str]:

@@ -77,7 +77,7 @@ def quality_speed_plot(records: Iterable[Record]) -> dict[str, bytes]:
         return {}
     with style.context(STYLE, after_reset=True):  # a reader's own matplotlibrc must not change the bytes
         figure = _draw(panels)
-        return {kind: _bytes(figure, kind) for kind in ("png", "svg")}
+        return {kind: figure_bytes(figure, kind) for kind in ("png", "svg")}
 
 
 def _panel(title: str, records: Sequence[Record]) -> _Panel | None:
@@ -209,7 +209,8 @@ def _place(text: Annotation, offset: tuple[int, int]) -> Bbox:
     return text.get_window_extent()
 
 
-def _bytes(figure: Figure, kind: str) -> bytes:
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure as a file of `kind` "png" or "svg", without a date in it."""
     out = io.BytesIO()
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     figure.savefig(out, format=kind, metadata=metadata)

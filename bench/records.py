@@ -134,7 +134,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            size = _cut_torn_row(stream)
+            size = _end_of_rows(stream)
             try:
                 stream.write(data)
                 stream.flush()
@@ -148,19 +148,34 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         ) from error
 
 
-def _cut_torn_row(stream: BinaryIO) -> int:
-    """Remove what a process that was cut left of its last row. Returns the size that is left."""
+def _end_of_rows(stream: BinaryIO) -> int:
+    """Make the file end with a whole row: a row of which a cut left a part is removed. Returns the size."""
     stream.seek(0)
-    size = stream.read().rfind(b"\n") + 1
-    stream.truncate(size)
-    return size
+    content = stream.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content) and _is_record(content[whole:]):
+        stream.write(b"\n")
+        return len(content) + 1
+    stream.truncate(whole)
+    return whole
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read the rows of a JSON Lines file; a last row without its end was being written when a process was cut."""
+def _is_record(line: bytes) -> bool:
+    try:
+        Record.from_json(line.decode())
+    except (ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def read_records(path: Path, *, appended: bool = False) -> list[Record]:
+    """Read the rows of a JSON Lines file; of one that is `appended` to, a cut may have left part of a last row."""
+    text = path.read_text(encoding="utf-8")
+    if appended and not text.endswith("\n"):
+        whole = text.rfind("\n") + 1
+        text = text if _is_record(text[whole:].encode()) else text[:whole]
     records = []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             records.append(Record.from_json(line))
         except (ValueError, KeyError, TypeError) as error:

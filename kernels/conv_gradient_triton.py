@@ -211,3 +211,36 @@ def _steps(num_pixels: int, block: int, tiles: int, size: int, device: torch.dev
     """Steps of a program, such that all processors have work and the partial sums stay few."""
     parts = max(min(triton.cdiv(2 * processors(device), tiles), WORKSPACE_BYTES // (4 * size)), 1)
     return max(math.ceil(math.ceil(num_pixels / block) / parts), MIN_STEPS)
+
+
+def _weight_case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: torch.dtype) -> CompileCase:
+    def call() -> None:
+        size = (x[2], x[3])
+        geometry = Geometry.of(size, (3, 3), (1, 1, 1, 1))
+        if name.startswith("up"):
+            geometry = Geometry.upsampling(size, (3, 3), 2, flipped=True)
+        dy = torch.empty(x[0], outputs, *geometry.out_size, dtype=dtype, device="meta")
+        image, styles = torch.empty(x, dtype=dtype, device="meta"), torch.empty(x[:2], device="meta")
+        weight_gradient(image, dy, geometry, styles)
+
+    return CompileCase(f"conv_gradient/weight-{name}-{str(dtype)[6:]}", call, "any" if outputs < 64 else "warpgroup")
+
+
+def _layer_case(dtype: torch.dtype) -> CompileCase:
+    def call() -> None:
+        images = (torch.empty(4, 64, 512, 512, dtype=dtype, device="meta") for _ in range(2))
+        scale, bias = (torch.empty(shape, device="meta") for shape in ((4, 64), 64))
+        epilogue = Epilogue(torch.empty(512, 512, device="meta"), bias, Activation("lrelu", clamp=256.0))
+        layer_gradient(next(images), Layer(next(images), scale, epilogue), (True, True, True))
+
+    return CompileCase(f"conv_gradient/layer-{str(dtype)[6:]}", call)
+
+
+COMPILE_CASES = (
+    _layer_case(torch.float16),
+    _layer_case(torch.float32),
+    _weight_case("512-512-64", (16, 512, 64, 64), 512, torch.float16),
+    _weight_case("512-512-64", (16, 512, 64, 64), 512, torch.float32),
+    _weight_case("up-512-512-32", (16, 512, 32, 32), 512, torch.bfloat16),
+    _weight_case("32-32-1024", (4, 32, 1024, 1024), 32, torch.float16),
+)

@@ -23,10 +23,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from kernels.bias_act import LRELU_SLOPE
 from kernels.bias_act_triton import activate, clamped, stored_clamp
 from kernels.conv_geometry import Geometry
-from kernels.launch import Options, launch
+from kernels.launch import CompileCase, Options, launch
 from kernels.modulated_conv import NOTHING, Epilogue
 
-PROCESSORS = {"cpu": 4, "meta": 132}  # of a GPU that isn't there: the interpreter wants few tiles, compiling an H100
+PROCESSORS = {
+    "cpu": 1,
+    "meta": 132,
+}  # of a GPU that isn't there: the interpreter wants few tiles, the compile gate an H100
 
 
 @triton.jit
@@ -157,7 +160,7 @@ def convolve(x: Tensor, weight: Tensor, geometry: Geometry, fusion: Fusion = NO_
     if y.numel() == 0:
         return y, y.new_zeros(n, out_channels, dtype=torch.float32) if wants_sums else None
     phase_pixels = geometry.phase_size[0] * geometry.phase_size[1]
-    tile = choose_tile(x, n * phase_pixels * geometry.up**2, out_channels)
+    tile = choose_tile(x, geometry, out_channels, fusion)
     rows, group = rows_of_sample(phase_pixels, tile.m, separate=wants_sums)
     tiles = triton.cdiv(n * rows, tile.m)
     sums = x.new_empty(geometry.up**2, tiles * tile.m // group, out_channels, dtype=torch.float32)
@@ -202,19 +205,23 @@ def _launch(
     launch(_conv_kernel, grid, (*tensors, *sizes, *numbers), constants, tile.options)
 
 
-def choose_tile(x: Tensor, rows: int, out_channels: int) -> Tile:
+def choose_tile(x: Tensor, geometry: Geometry, out_channels: int, fusion: Fusion) -> Tile:
     """The largest tile that the channels fill and of which there are enough to keep all processors at work."""
     wide = x.element_size() == 4
+    rows = x.shape[0] * geometry.phase_size[0] * geometry.phase_size[1] * geometry.up**2
     # at least 16 channels, and as few as possible of zeros that fill up the last step
     k = min((32, 16) if wide else (64, 32, 16), key=lambda k: triton.cdiv(x.shape[1], k) * (k + 4))
-    n = min(max(triton.next_power_of_2(out_channels), 16), 64 if wide else 128)
+    n = min(max(triton.next_power_of_2(out_channels), 16), 128)
     m = 128
-    while m > 16 and triton.cdiv(rows, m) * triton.cdiv(out_channels, n) < processors(x.device):
-        if n > max(32, m // 2):
-            n //= 2
-        else:
-            m //= 2
-    return Tile(m, n, k, Options(num_warps=4 if m * n > 2048 else 2, num_stages=3 if m * n > 4096 else 4))
+    if x.shape[1] % 8:  # each channel is loaded and masked on its own, which takes registers
+        m, n = 64, min(n, 64)
+    while m * n > 512 and triton.cdiv(rows, m) * triton.cdiv(out_channels, n) < processors(x.device):
+        m, n = (m, n // 2) if n > max(32, m // 2) else (m // 2, n)
+    simple = geometry.up == 1 and geometry.pixels % m == 0 and fusion.against is None
+    if simple and not wide and m == 128 and out_channels >= 256 and rows * out_channels >= 1 << 24:
+        n = 256
+    warps = 8 if m * n * x.element_size() > 16384 else 4 if m * n > 1024 else 2
+    return Tile(m, n, k, Options(num_warps=warps, num_stages=3 if m * n > 4096 else 4))
 
 
 def rows_of_sample(pixels: int, block: int, *, separate: bool) -> tuple[int, int]:
@@ -272,3 +279,27 @@ def processors(device: torch.device) -> int:
         return PROCESSORS[device.type]
     count: int = torch.cuda.get_device_properties(device).multi_processor_count
     return count
+
+
+def _case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: torch.dtype) -> CompileCase:
+    """The gradient of the input of a layer, and of its styles."""
+
+    def call() -> None:
+        weight, size = torch.empty(outputs, x[1], 3, 3, device="meta"), (x[2], x[3])
+        geometry = Geometry.of(size, (3, 3), (1, 1, 1, 1))
+        if name.startswith("up"):
+            geometry = Geometry.upsampling(size, (3, 3), 2, flipped=True)
+        dy = torch.empty(x[0], outputs, *geometry.out_size, dtype=dtype, device="meta")
+        image, styles = torch.empty(x, dtype=dtype, device="meta"), torch.empty(x[:2], device="meta")
+        convolve(dy, weight, geometry.transposed, Fusion(scale=styles, against=image))
+
+    return CompileCase(f"conv/{name}-gradient-{str(dtype)[6:]}", call, "any" if outputs < 64 else "warpgroup")
+
+
+COMPILE_CASES = (
+    _case("512-512-64", (16, 512, 64, 64), 512, torch.float16),
+    _case("512-512-64", (16, 512, 64, 64), 512, torch.float32),
+    _case("32-32-1024", (4, 32, 1024, 1024), 32, torch.bfloat16),
+    _case("up-512-512-32", (16, 512, 32, 32), 512, torch.float16),
+    _case("512-512-4", (16, 512, 4, 4), 512, torch.float16),
+)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.bias_act import LINEAR, Activation, activate, split_gain
 from kernels.conv2d_resample import ResampledConv, conv2d_resample_reference
-from kernels.demodulation import EPSILON, demodulation
+from kernels.demodulation import EPSILON, demodulation_reference
 from kernels.dispatch import select
 from kernels.padded_conv import PaddingLike
 from kernels.upfirdn2d import Resampling, triton_limit
@@ -84,7 +84,7 @@ def modulated_conv2d_reference(
     if conv.demodulate and x.dtype == torch.float16:
         weight, styles = _prenormalized(weight, styles)
     x = x.contiguous(memory_format=torch.channels_last)
-    scale = demodulation(weight, styles) if conv.demodulate else None
+    scale = demodulation_reference(weight, styles) if conv.demodulate else None
     if _is_small_pointwise(x, weight, conv):
         y = _pointwise(x, weight, styles)
     else:

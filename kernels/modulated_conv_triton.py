@@ -22,6 +22,7 @@ from kernels.conv_geometry import Geometry
 from kernels.conv_gradient_triton import Layer, layer_gradient, recoverable, weight_gradient
 from kernels.conv_triton import Fusion, convolve, remember
 from kernels.demodulation import demodulation
+from kernels.launch import CompileCase
 from kernels.modulated_conv import NOTHING, PLAIN, Epilogue, ModulatedConv, check_shapes
 from kernels.upfirdn2d import Resampling
 from kernels.upfirdn2d_triton import upfirdn2d_epilogue_triton, upfirdn2d_triton
@@ -203,3 +204,46 @@ class _WeightGradient(Function):
         dx = _Conv.apply(dy, dweight, ctx.geometry.transposed) if ctx.needs_input_grad[0] else None
         ddy = _Conv.apply(x, dweight, ctx.geometry) if ctx.needs_input_grad[1] else None
         return dx, ddy, None, None
+
+
+def _case(name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtype: torch.dtype) -> CompileCase:
+    """The launch of one layer; that of its demodulation and, of one that upsamples, of its filter are cases elsewhere."""
+    outputs, taps = weight
+
+    def call() -> None:
+        size, kernel = (x[2], x[3]), (taps, taps)
+        geometry = Geometry.of(size, kernel, (taps // 2,) * 4)
+        if name == "up":
+            geometry = Geometry.upsampling(size, kernel, 2, flipped=True)
+        image, stored = torch.empty(x, dtype=dtype, device="meta"), torch.empty(outputs, x[1], *kernel, device="meta")
+        styles, scale, bias, noise = (
+            torch.empty(shape, device="meta") for shape in (x[:2], (x[0], outputs), outputs, geometry.out_size)
+        )
+        if name == "rgb":
+            epilogue = Epilogue(None, bias, Activation("linear", clamp=256.0))
+            _layer(image, stored, _Factors(styles, None, None), geometry, epilogue)
+        else:
+            epilogue = NOTHING if name == "up" else Epilogue(noise, bias, Activation("lrelu", clamp=256.0))
+            _layer(image, stored, _Factors(styles, scale, None), geometry, epilogue)
+
+    shape = f"{x[1]}-{outputs}-{x[2]}-{str(dtype)[6:]}"
+    small = outputs < 32 or x[0] * x[2] * x[3] < 4096
+    return CompileCase(f"modulated_conv/{name}-{shape}", call, "any" if small else "warpgroup")
+
+
+COMPILE_CASES = (
+    _case("layer", (16, 512, 64, 64), (512, 3), torch.float16),
+    _case("layer", (16, 512, 64, 64), (512, 3), torch.bfloat16),
+    _case("layer", (16, 512, 64, 64), (512, 3), torch.float32),
+    _case("layer", (16, 512, 4, 4), (512, 3), torch.float16),
+    _case("layer", (1, 512, 16, 16), (512, 3), torch.float32),
+    _case("layer", (16, 512, 36, 36), (512, 3), torch.float16),
+    _case("layer", (4, 64, 1024, 1024), (32, 3), torch.float16),
+    _case("layer", (4, 32, 1024, 1024), (32, 3), torch.float16),
+    _case("layer", (4, 81, 1044, 1044), (51, 1), torch.float16),
+    _case("up", (16, 512, 32, 32), (512, 3), torch.float16),
+    _case("up", (16, 64, 512, 512), (32, 3), torch.float16),
+    _case("up", (16, 512, 32, 32), (512, 3), torch.float32),
+    _case("rgb", (16, 64, 1024, 1024), (3, 1), torch.float16),
+    _case("rgb", (16, 512, 64, 64), (3, 1), torch.float16),
+)

@@ -7,6 +7,7 @@ the operator of that name in signal processing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from kernels.dispatch import select
 from kernels.padded_conv import Padding, PaddingLike, Pair, as_padding, as_pair, padded_conv2d, padded_conv_transpose2d
 
 MAX_TAPS, MAX_FACTOR = 24, 4  # of the Triton kernel: its taps are unrolled
+Taps = Sequence[float] | Sequence[Sequence[float]] | Tensor | None
 SEPARABLE_TAPS = 8  # a 1-D filter of this many taps or more stays 1-D and runs along x and y in turn
 
 
@@ -35,7 +37,7 @@ PLAIN, UP2, DOWN2 = Resampling(), Resampling(up=2), Resampling(down=2)
 
 
 def setup_filter(
-    taps: Sequence[float] | Sequence[Sequence[float]] | Tensor | None,
+    taps: Taps,
     *,
     normalize: bool = True,
     flip_filter: bool = False,
@@ -47,6 +49,13 @@ def setup_filter(
     `taps` are 1-D, 2-D, or None for the identity; `normalize` makes the sum 1; `gain` counts for both axes
     together; `separable` None keeps 1-D taps from 8 up as they are.
     """
+    # under a default device of "meta", arithmetic would import most of torch's compiler
+    device = taps.device if isinstance(taps, Tensor) else torch.get_default_device()
+    with torch.device("cpu") if device.type == "meta" else nullcontext():
+        return _set_up(taps, normalize, flip_filter, gain, separable).to(device)
+
+
+def _set_up(taps: Taps, normalize: bool, flip_filter: bool, gain: float, separable: bool | None) -> Tensor:
     fir = torch.as_tensor(1.0 if taps is None else taps, dtype=torch.float32)
     fir = fir.reshape(1) if fir.ndim == 0 else fir
     if fir.ndim > 2 or fir.numel() == 0:

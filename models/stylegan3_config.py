@@ -1,6 +1,6 @@
 """The layers of an alias-free synthesis network, the configuration of StyleGAN3, and its official arguments.
 
-Karras et al., "Alias-Free Generative Adversarial Networks" (arXiv:2106.12423), section 3.2, "flexible layer specifications".
+Karras et al., "Alias-Free Generative Adversarial Networks" (arXiv:2106.12423), section 3.2, on flexible layers.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class StyleGANXLGenerator(AliasFreeGenerator):
 
     @property
     def centroids(self) -> Tensor | None:
-        """Centres `[K, w_dim]` of multi-modal truncation (arXiv:2202.12211); None truncates towards the class's average."""
+        """Centres `[K, w_dim]` of multi-modal truncation (arXiv:2202.12211); None: averages of the classes instead."""
         return self.mapping.centroids
 
     @centroids.setter

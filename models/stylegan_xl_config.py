@@ -1,6 +1,6 @@
 """The configuration of a StyleGAN-XL generator: a stem, and super-resolution stages that each replace its top.
 
-Sauer, Schwarz and Geiger, "StyleGAN-XL: Scaling StyleGAN to Large Diverse Datasets" (arXiv:2202.00273), on progressive growing.
+Sauer, Schwarz and Geiger, "StyleGAN-XL: Scaling StyleGAN to Large Diverse Datasets" (arXiv:2202.00273).
 """
 
 from __future__ import annotations

@@ -6,10 +6,8 @@ from typing import Any
 
 from models.spec import CheckpointSpec, Conditioning, ModelSpec
 
-_LICENCE = (
-    "MIT (Autonomous Vision), parts under the NVIDIA Source Code License (non-commercial); "
-    "no terms are given for the weights themselves"
-)
+# the repository's own code is under MIT; no terms are given for the weights themselves
+_LICENCE = "MIT; parts NVIDIA Source Code License (non-commercial)"
 _FILES = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models"
 IMAGENET_CENTROIDS_URL = f"{_FILES}/imagenet_centroids.npy"  # float [10000, 512], for multi-modal truncation
 

@@ -26,6 +26,8 @@ _TENSORFLOW = Name("dnnlib.tflib.network", "Network")
 _TENSORFLOW_ORDER = ("G", "D", "G_ema")
 _MAX_COMPONENTS = 4  # of a TensorFlow network: a mapping and a synthesis network
 _SHARED_BYTES = 2**20  # of tensors that a file may hold once and name often, such as filters
+# of the CLIP in StyleGAN-T's files: the temperature that images and texts are compared with; no generator needs it
+_UNUSED = "mapping.clip.model.logit_scale"
 _STATE_DICT_KEYS = ("state_dict", "model", "ema")  # some files have their state dict under one of these
 
 
@@ -61,6 +63,7 @@ def recover(tree: object, network: str, size_bytes: int) -> Recovered:
         adapt = next((adapt for applies, adapt in _ADAPTERS if applies(state)), None)
         if adapt is None:
             raise UnknownNetworkError(_unknown(found.class_name, state))
+        state.tensors.pop(_UNUSED, None)
         return Recovered(*adapt(found, state), state)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         reason = shown(error or type(error).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import torch
 from bench.cli import main
 from bench.compile_gate import SHARED_LIMIT_BYTES, Compiled, compile_all, compile_case, compile_cases, violations
 from bench.compiled_table import COLUMNS, TABLE, check, covers, differences, format_rows, read_table, write_table
+from kernels.bias_act import Activation
 from kernels.launch import ARCHITECTURES, CompileCase, Options, TensorCores, launch, recording
+from kernels.modulated_conv import Epilogue
+from kernels.upfirdn2d import Resampling
 from tests.conftest import REPOSITORY
 
 triton = pytest.importorskip("triton", reason="needs the package triton, which has wheels for Linux only")
@@ -165,3 +169,30 @@ def test_compile_command_prints_and_updates(
     monkeypatch.setattr("bench.compiled_table.compile_all", lambda names: [dataclasses.replace(ROW, registers=41)])
     assert main(["compile"]) == 1
     assert "registers is 41, was 40" in capsys.readouterr().out
+
+
+def ones_of_bias_act() -> None:
+    from kernels.bias_act_triton import bias_act_triton
+
+    x = torch.ones(1, 1, 1, 1, device="meta")
+    bias_act_triton(x, torch.ones(1, device="meta"), Activation("lrelu", clamp=1.0))
+
+
+def ones_of_upfirdn2d() -> None:
+    from kernels.upfirdn2d_triton import upfirdn2d_epilogue_triton
+
+    x, noise, bias = (torch.ones(shape, device="meta") for shape in ((1, 1, 1, 1), (1, 1), (1,)))
+    upfirdn2d_epilogue_triton(x, torch.ones(3, 3, device="meta"), Resampling(padding=1), Epilogue(noise, bias))
+
+
+def ones_of_demodulation() -> None:
+    from kernels.demodulation_triton import demodulation_triton
+
+    demodulation_triton(torch.ones(1, 1, 1, 1, device="meta"), torch.ones(1, 1, device="meta"))
+
+
+@pytest.mark.parametrize("call", [ones_of_bias_act, ones_of_upfirdn2d, ones_of_demodulation])
+def test_sizes_of_one_compile(call: Callable[[], None], tmp_path: Path) -> None:
+    """Triton makes a constant of an integer that is 1, which the interpreter doesn't show."""
+    case = CompileCase("made/up", call)
+    assert violations(compile_case(case, 90, tmp_path), case) == []

@@ -97,6 +97,18 @@ def test_official_file_makes_the_images_of_its_network(family: str, dialect: str
     assert sorted(path.name for path in tmp_path.iterdir()) == ["official.pkl", "ours.safetensors"]
 
 
+def test_text_conditioned_file_has_a_temperature_that_is_not_needed(tmp_path: Path) -> None:
+    written = FAMILIES["StyleGAN-T text"]()
+    expected = images(written.network)
+    clip = nn.Module()
+    clip.model = nn.ParameterDict({"logit_scale": nn.Parameter(torch.tensor(4.6))})
+    cast("Any", written.network).mapping.clip = clip
+    source = write(tmp_path, written)
+    generator, _ = load_generator(convert(source, tmp_path / "ours.safetensors").path)
+    assert torch.equal(images(cast("nn.Module", generator)), expected)
+    assert torch.equal(images(load_network(source)[0]), expected)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_conversion_tells_what_it_wrote(family: str, tmp_path: Path) -> None:
     written = FAMILIES[family]()

