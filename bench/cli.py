@@ -233,7 +233,8 @@ def run_speed_gate(arguments: argparse.Namespace) -> int:
     from bench.gate import GateSpec, run_gate
 
     device = "cpu" if arguments.no_gpu else "cuda"
-    return run_gate(GateSpec(arguments.base, arguments.kernels, arguments.budget, device))
+    spec = GateSpec(arguments.base, arguments.kernels, arguments.budget, device, compiled=arguments.no_gpu)
+    return run_gate(spec)
 
 
 def run_trend(arguments: argparse.Namespace) -> int:

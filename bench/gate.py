@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class GateSpec:
     kernels: str = "*"
     budget_s: float = 120.0
     device: str = "cuda"
+    compiled: bool = False  # also hold the compiled kernels against their table
     root: Path = ROOT
 
 
@@ -68,9 +69,23 @@ def run_gate(spec: GateSpec) -> int:
         write_commit(commit, folder / "base", spec.root)
         rows = judge(spec, folder, seed=int.from_bytes(os.urandom(4)))
     print("\n".join([HEAD, *map(format_row, rows)]))
-    status = exit_status(rows)
+    status = exit_status(row.verdict for row in rows)
+    if spec.compiled:
+        print("compiled code:", flush=True)
+        status = exit_status([*(row.verdict for row in rows), compiled_verdict()])
     print(summary(rows, status))
     return status
+
+
+def compiled_verdict() -> Settled:
+    """Compile every kernel ahead of time and hold it against the committed table, as `bench compile` does."""
+    from bench.compiled_table import run_compile_gate
+
+    try:
+        return "regressed" if run_compile_gate(update=False) else "ok"
+    except UserError as error:
+        print(error)
+        return "not measured"
 
 
 def judge(spec: GateSpec, folder: Path, seed: int) -> list[Row]:
@@ -150,9 +165,9 @@ def format_row(row: Row) -> str:
     return f"{what} {result.base_ms:>9.4f} {result.head_ms:>9.4f} {ratio} {compared.rounds:>6}  {verdict}"
 
 
-def exit_status(rows: Sequence[Row]) -> int:
+def exit_status(found_verdicts: Iterable[Settled]) -> int:
     """A failure outweighs what is missing, and that what could not be told."""
-    found = {row.verdict for row in rows}
+    found = set(found_verdicts)
     if found & FAILING:
         return REGRESSED
     if found & UNFINISHED:

@@ -176,8 +176,8 @@ def _draw_panel(axes: Axes, panel: Sequence[Series]) -> None:
     order = sorted((record for series in panel for record in series.records), key=lambda record: record.timestamp_utc)
     place = {id(record): x for x, record in enumerate(order)}
     for number, series in enumerate(panel):
-        look = {"color": COLOURS[number % len(COLOURS)], "label": _what_is_new(series, panel[max(number - 1, 0)])}
-        _draw_series(axes, series, [place[id(record)] for record in series.records], look)
+        axes.plot([], [], COLOURS[number % len(COLOURS)], label=_what_is_new(series, panel[max(number - 1, 0)]))
+        _draw_series(axes, series, [place[id(record)] for record in series.records], COLOURS[number % len(COLOURS)])
     if len(panel) > 1:
         axes.legend(fontsize=6)
     axes.set_title(panel[0].subject, loc="left", fontweight="bold", fontsize=9)
@@ -201,15 +201,15 @@ def _what_is_new(series: Series, before: Series) -> str:
     return textwrap.shorten(", ".join(new), 60) or "facts are missing"
 
 
-def _draw_series(axes: Axes, series: Series, places: Sequence[int], look: Mapping[str, str]) -> None:
+def _draw_series(axes: Axes, series: Series, places: Sequence[int], colour: str) -> None:
     values = series.values
     intervals = [record.measurement.interval for record in series.records]
     bars = [(0.0, 0.0) if i is None else (v - i[0], i[1] - v) for v, i in zip(values, intervals, strict=True)]
     low, high = zip(*bars, strict=True)
-    axes.errorbar(places, values, yerr=[low, high], fmt=".-", linewidth=0.8, elinewidth=0.6, **look)
+    axes.errorbar(places, values, yerr=[low, high], fmt=".-", color=colour, linewidth=0.8, elinewidth=0.6)
     for start, end in itertools.pairwise(series.bounds):
         level = statistics.median(values[start:end])
-        axes.hlines(level, places[start], places[end - 1], color=look["color"], linewidth=2.4, alpha=0.35)
+        axes.hlines(level, places[start], places[end - 1], color=colour, linewidth=2.4, alpha=0.35)
     for change in series.changes:
         tone = SLOWER if change.relative > 0 else FASTER
         x = (places[change.index - 1] + places[change.index]) / 2

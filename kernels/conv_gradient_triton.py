@@ -9,7 +9,6 @@ stages where many programs have a part in them, so results are the same every ti
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor
 from kernels.bias_act import LRELU_SLOPE, Activation
 from kernels.bias_act_triton import stored_clamp
 from kernels.conv_geometry import Geometry
-from kernels.conv_triton import precision, processors
-from kernels.launch import CompileCase, Options, TensorCores, launch
+from kernels.conv_plan import case_of_dtype, precision, processors
+from kernels.launch import CompileCase, Options, launch
 from kernels.modulated_conv import Epilogue
 
 PIXELS, CHANNELS = 64, 64  # of a tile of the layer's gradient
@@ -210,11 +209,12 @@ def _weight_gradient(
 def _steps(num_pixels: int, block: int, tiles: int, size: int, device: torch.device) -> int:
     """Steps of a program, such that all processors have work and the partial sums stay few."""
     parts = max(min(triton.cdiv(2 * processors(device), tiles), WORKSPACE_BYTES // (4 * size)), 1)
-    return max(math.ceil(math.ceil(num_pixels / block) / parts), MIN_STEPS)
+    needed: int = triton.cdiv(triton.cdiv(num_pixels, block), parts)
+    return max(needed, MIN_STEPS)
 
 
-def _weight_case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: torch.dtype) -> CompileCase:
-    def call() -> None:
+def _weight_case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: str) -> CompileCase:
+    def call(dtype: torch.dtype) -> None:
         size = (x[2], x[3])
         geometry = Geometry.of(size, (3, 3), (1, 1, 1, 1))
         if name.startswith("up"):
@@ -223,24 +223,25 @@ def _weight_case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: t
         image, styles = torch.empty(x, dtype=dtype, device="meta"), torch.empty(x[:2], device="meta")
         weight_gradient(image, dy, geometry, styles)
 
-    return CompileCase(f"conv_gradient/weight-{name}-{str(dtype)[6:]}", call, "any" if outputs < 64 else "warpgroup")
+    return case_of_dtype(f"conv_gradient/weight-{name}", dtype, "warpgroup" if outputs > 32 else "any", call)
 
 
-def _layer_case(dtype: torch.dtype) -> CompileCase:
-    def call() -> None:
+def _layer_case(dtype: str) -> CompileCase:
+    def call(dtype: torch.dtype) -> None:
         images = (torch.empty(4, 64, 512, 512, dtype=dtype, device="meta") for _ in range(2))
         scale, bias = (torch.empty(shape, device="meta") for shape in ((4, 64), 64))
         epilogue = Epilogue(torch.empty(512, 512, device="meta"), bias, Activation("lrelu", clamp=256.0))
         layer_gradient(next(images), Layer(next(images), scale, epilogue), (True, True, True))
 
-    return CompileCase(f"conv_gradient/layer-{str(dtype)[6:]}", call)
+    return case_of_dtype("conv_gradient/layer", dtype, "none", call)
 
 
 COMPILE_CASES = (
-    _layer_case(torch.float16),
-    _layer_case(torch.float32),
-    _weight_case("512-512-64", (16, 512, 64, 64), 512, torch.float16),
-    _weight_case("512-512-64", (16, 512, 64, 64), 512, torch.float32),
-    _weight_case("up-512-512-32", (16, 512, 32, 32), 512, torch.bfloat16),
-    _weight_case("32-32-1024", (4, 32, 1024, 1024), 32, torch.float16),
+    _layer_case("float16"),
+    _layer_case("float32"),
+    _weight_case("512-512-64", (16, 512, 64, 64), 512, "float16"),
+    _weight_case("512-512-64", (16, 512, 64, 64), 512, "float32"),
+    _weight_case("512-512-64", (16, 512, 64, 64), 512, "tf32"),
+    _weight_case("up-512-512-32", (16, 512, 32, 32), 512, "bfloat16"),
+    _weight_case("32-32-1024", (4, 32, 1024, 1024), 32, "float16"),
 )

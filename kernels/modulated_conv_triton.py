@@ -20,7 +20,8 @@ from kernels.bias_act_triton import activation_gradient, bias_act_triton
 from kernels.conv2d_resample import full_padding
 from kernels.conv_geometry import Geometry
 from kernels.conv_gradient_triton import Layer, layer_gradient, recoverable, weight_gradient
-from kernels.conv_triton import Fusion, convolve, remember
+from kernels.conv_plan import Fusion, case_of_dtype, remember
+from kernels.conv_triton import convolve
 from kernels.demodulation import demodulation
 from kernels.launch import CompileCase
 from kernels.modulated_conv import NOTHING, PLAIN, Epilogue, ModulatedConv, check_shapes
@@ -206,11 +207,11 @@ class _WeightGradient(Function):
         return dx, ddy, None, None
 
 
-def _case(name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtype: torch.dtype) -> CompileCase:
-    """The launch of one layer; that of its demodulation and, of one that upsamples, of its filter are cases elsewhere."""
+def _case(name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtype: str) -> CompileCase:
+    """The launch of one layer; its demodulation and, of one that upsamples, its filter are cases elsewhere."""
     outputs, taps = weight
 
-    def call() -> None:
+    def call(dtype: torch.dtype) -> None:
         size, kernel = (x[2], x[3]), (taps, taps)
         geometry = Geometry.of(size, kernel, (taps // 2,) * 4)
         if name == "up":
@@ -226,24 +227,21 @@ def _case(name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtyp
             epilogue = NOTHING if name == "up" else Epilogue(noise, bias, Activation("lrelu", clamp=256.0))
             _layer(image, stored, _Factors(styles, scale, None), geometry, epilogue)
 
-    shape = f"{x[1]}-{outputs}-{x[2]}-{str(dtype)[6:]}"
-    small = outputs < 32 or x[0] * x[2] * x[3] < 4096
-    return CompileCase(f"modulated_conv/{name}-{shape}", call, "any" if small else "warpgroup")
+    return case_of_dtype(f"modulated_conv/{name}-{x[1]}-{outputs}-{x[2]}", dtype, "warpgroup", call)
 
 
 COMPILE_CASES = (
-    _case("layer", (16, 512, 64, 64), (512, 3), torch.float16),
-    _case("layer", (16, 512, 64, 64), (512, 3), torch.bfloat16),
-    _case("layer", (16, 512, 64, 64), (512, 3), torch.float32),
-    _case("layer", (16, 512, 4, 4), (512, 3), torch.float16),
-    _case("layer", (1, 512, 16, 16), (512, 3), torch.float32),
-    _case("layer", (16, 512, 36, 36), (512, 3), torch.float16),
-    _case("layer", (4, 64, 1024, 1024), (32, 3), torch.float16),
-    _case("layer", (4, 32, 1024, 1024), (32, 3), torch.float16),
-    _case("layer", (4, 81, 1044, 1044), (51, 1), torch.float16),
-    _case("up", (16, 512, 32, 32), (512, 3), torch.float16),
-    _case("up", (16, 64, 512, 512), (32, 3), torch.float16),
-    _case("up", (16, 512, 32, 32), (512, 3), torch.float32),
-    _case("rgb", (16, 64, 1024, 1024), (3, 1), torch.float16),
-    _case("rgb", (16, 512, 64, 64), (3, 1), torch.float16),
+    _case("layer", (16, 512, 64, 64), (512, 3), "float16"),
+    _case("layer", (16, 512, 64, 64), (512, 3), "bfloat16"),
+    _case("layer", (16, 512, 64, 64), (512, 3), "float32"),
+    _case("layer", (16, 512, 64, 64), (512, 3), "tf32"),
+    _case("layer", (16, 512, 36, 36), (512, 3), "float16"),
+    _case("layer", (4, 64, 1024, 1024), (32, 3), "float16"),
+    _case("layer", (4, 32, 1024, 1024), (32, 3), "float16"),
+    _case("layer", (4, 81, 1044, 1044), (51, 1), "float16"),
+    _case("up", (16, 512, 32, 32), (512, 3), "float16"),
+    _case("up", (16, 64, 512, 512), (32, 3), "float16"),
+    _case("up", (16, 512, 32, 32), (512, 3), "float32"),
+    _case("rgb", (16, 64, 1024, 1024), (3, 1), "float16"),
+    _case("rgb", (16, 512, 64, 64), (3, 1), "float16"),
 )

@@ -130,10 +130,6 @@ class SynthesisConfig:
     def __post_init__(self) -> None:
         if self.resolution < 4:
             raise ValueError(f"resolution {self.resolution} is below 4")
-        if not 0 <= self.num_critical < self.num_layers:
-            raise ValueError(
-                f"num_critical {self.num_critical} is not within 0 to num_layers - 1 = {self.num_layers - 1}"
-            )
 
     @property
     def input(self) -> InputSpec:
@@ -165,7 +161,13 @@ class SynthesisConfig:
 def progression(
     config: SynthesisConfig, first_cutoff: float, first_stopband: float, first_rate: float | None = None
 ) -> Bands:
-    """Bands that grow from these values to those of `config.resolution`; None leaves the first rate to the stopband."""
+    """Bands that grow from these values to those of `config.resolution`; None leaves the first rate to the stopband.
+
+    Raises:
+        ValueError: no layer is left to grow in.
+    """
+    if not 0 <= config.num_critical < config.num_layers:
+        raise ValueError(f"num_critical {config.num_critical} is not within 0 to {config.num_layers - 1}, layers but one")
     last_cutoff = config.resolution / 2
     last_stopband = last_cutoff * config.last_stopband_rel
     steps = config.num_layers - config.num_critical

@@ -11,6 +11,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 COMMITTED_GOLDEN = REPOSITORY / "tests" / "golden"
 
+pytest_plugins = ["bench.pytest_gpu"]
+
 torch.set_num_threads(
     1
 )  # the tests are many small calls, and threads that wait for each other cost more than they give

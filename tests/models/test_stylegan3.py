@@ -323,7 +323,7 @@ def test_official_arguments_are_translated() -> None:
 @pytest.mark.parametrize(("field", "value"), [("resolution", 2), ("num_critical", 6), ("num_critical", -1)])
 def test_config_refuses_what_has_no_network(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=str(value)):
-        replace(TINY, **{field: value})  # type: ignore[arg-type]
+        StyleGAN3Generator(replace(TINY, **{field: value}))  # type: ignore[arg-type]
 
 
 def test_synthesis_refuses_another_number_of_styles() -> None:

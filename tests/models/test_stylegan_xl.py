@@ -138,6 +138,11 @@ def test_bands_of_a_stage_stop_growing_two_layers_before_the_end(num_critical: i
     assert [layer.is_critically_sampled for layer in head] == [False] * (5 - num_critical) + [True] * (num_critical + 1)
 
 
+def test_stage_may_have_no_more_layers_than_are_critical() -> None:
+    config = chain(replace(STEM, num_layers=6, num_critical=3), [Stage(head_layers=3)])
+    assert [layer.is_critically_sampled for layer in config.layers[-4:]] == [True] * 4
+
+
 def test_synthesis_of_a_chain_agrees_with_the_plain_formulation() -> None:
     network = make().synthesis.double()
     assert {(layer.spec.conv_kernel, layer.spec.radial) for layer in network.layers()} == {

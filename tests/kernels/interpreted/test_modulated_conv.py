@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from kernels import conv_triton
 from kernels.bias_act import Activation
 from kernels.conv_geometry import Geometry
+from kernels.conv_plan import Fusion, Tile
 from kernels.dispatch import KernelUnavailableError, use
 from kernels.launch import Options
 from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
@@ -31,7 +33,9 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": lambda x: x[:1].expand(x.shape),
 }
 SAME, UP = ModulatedConv(padding=1), ModulatedConv(up=2, padding=1, flip_weight=False)
-LAYERS = {  # geometry, kernel, and the size of the output by that of the input
+LAYERS: dict[
+    str, tuple[ModulatedConv, int, Callable[[int], int]]
+] = {  # geometry, kernel, and the size of the output by that of the input
     "same": (SAME, 3, lambda n: n),
     "up": (UP, 3, lambda n: 2 * n),
     "down": (ModulatedConv(down=2, padding=1), 3, lambda n: n // 2),
@@ -170,7 +174,7 @@ def test_modulated_conv2d_says_what_it_does_not_take() -> None:
         assert modulated_conv2d(x, weight, styles, both, fir=FIR).shape == (1, 3, 4, 4)
 
 
-SMALL = conv_triton.Tile(16, 16, 16, Options())
+SMALL = Tile(16, 16, 16, Options())
 
 
 @pytest.mark.parametrize("size", [(2, 4), (3, 7)], ids=str)
@@ -181,10 +185,19 @@ def test_modulated_conv2d_agrees_where_tiles_have_many_samples_or_samples_many_t
     assert_agrees(layer(SAME, BLUNT), problem((5, 5, *size), 18, 3, size), torch.float16, orders=1)
 
 
+@pytest.mark.parametrize("conv", [SAME, UP], ids=["same", "up"])
+def test_modulated_conv2d_agrees_where_programs_share_the_channels(
+    conv: ModulatedConv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv_triton, "choose_tile", lambda *_: replace(SMALL, m=64, n=32, parts=3))
+    inputs = problem((3, 20, 4, 6), 18, 3, (4 * conv.up, 6 * conv.up))
+    assert_agrees(layer(conv, BLUNT), inputs, torch.float16, orders=1)
+
+
 def test_convolve_scales_for_the_next_layer() -> None:
     x, weight, style = draw(2, 5, 4, 6).float(), draw(7, 5, 3, 3).float(), draw(2, 7).float()
     geometry = Geometry.of((4, 6), (3, 3), (1, 1, 1, 1))
-    y, _ = conv_triton.convolve(x, weight, geometry, conv_triton.Fusion(next_style=style))
+    y, _ = conv_triton.convolve(x, weight, geometry, Fusion(next_style=style))
     want = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1) * style.double()[:, :, None, None]
     assert (y.double() - want).norm() / want.norm() < 1e-6
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.costs import LayerShape
-from kernels.dispatch import KernelUnavailableError, explain, resolve, select
+from kernels.dispatch import KernelUnavailableError, explain, resolve, select, use
 from kernels.registry import KERNELS
 from tests.kernels.test_registry import ARGUMENTS, in_dtype
 
@@ -22,7 +22,10 @@ def test_kernel_agrees_with_its_float64_reference(name: str, shape: LayerShape, 
     arguments = [in_dtype(value, getattr(torch, dtype)) for value in arguments]
     options = {key: in_dtype(value, getattr(torch, dtype)) for key, value in options.items()}
     exact = [in_dtype(value, torch.float64) for value in arguments]
-    want = resolve(spec.reference)(*exact, **{key: in_dtype(value, torch.float64) for key, value in options.items()})
+    with use("reference"):
+        want = resolve(spec.reference)(
+            *exact, **{key: in_dtype(value, torch.float64) for key, value in options.items()}
+        )
     assert spec.triton is not None
     got = resolve(spec.triton)(*arguments, **options)
     assert got.dtype == getattr(torch, dtype)

@@ -1,0 +1,157 @@
+"""How a convolution is cut into programs for a GPU, and its weight laid out for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from kernels.conv_geometry import Geometry
+from kernels.launch import CompileCase, Options, TensorCores, architecture
+from kernels.modulated_conv import NOTHING, Epilogue
+
+PROCESSORS = {"cpu": 1, "meta": 132}  # of a GPU that isn't there: the interpreter wants few tiles, the gate an H100
+MIN_STEPS, MAX_PARTS = 4, 16  # of a program that makes a part of a convolution, and of the parts
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """What one launch does beside the convolution; styles and scales are `[N, channels]`."""
+
+    style: Tensor | None = None  # by which the input is multiplied
+    scale: Tensor | None = None  # by which the convolution is multiplied
+    epilogue: Epilogue = NOTHING
+    next_style: Tensor | None = None  # by which the output is multiplied, for the layer that reads it
+    against: Tensor | None = None  # like the output: the sum over pixels of its product with the convolution is wanted
+    weight_gain: Tensor | None = None  # [O] of the stored weight, put in when the weight is prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Pixels, output channels and input channels of one step, and how it is compiled."""
+
+    m: int
+    n: int
+    k: int
+    options: Options
+    parts: int = 1  # that taps and channels are shared out to
+
+
+NO_FUSION = Fusion()
+_prepared: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def choose_tile(x: Tensor, geometry: Geometry, out_channels: int, fusion: Fusion) -> Tile:
+    """The largest tile that the channels fill, and as many parts as it takes to keep all processors at work."""
+    wide, modern = x.element_size() == 4, architecture(x.device) >= 90
+    rows = x.shape[0] * geometry.phase_size[0] * geometry.phase_size[1] * geometry.up**2
+    # at least 16 channels, and as few as possible of zeros that fill up the last step
+    k = min((32, 16) if wide else (64, 32, 16), key=lambda k: _cdiv(x.shape[1], k) * (k + 4))
+    m, n = (min(max(_next_power_of_2(size), 16), 128) for size in (rows, out_channels))
+    # channels that are loaded one by one, and float32 on its way to three TF32 products, take registers
+    if x.shape[1] % 8 or (not modern and precision(x.dtype) == "tf32x3"):
+        m, n = min(m, 64), min(n, 64)
+    tiles = _cdiv(rows, m) * _cdiv(out_channels, n)
+    while m * n > 4096 and tiles < processors(x.device):
+        m, n = (m, n // 2) if n > m else (m // 2, n)
+        tiles = _cdiv(rows, m) * _cdiv(out_channels, n)
+    steps = geometry.kernel[0] * geometry.kernel[1] * _cdiv(x.shape[1], k) // geometry.up**2
+    parts = max(min(processors(x.device) // tiles, steps // MIN_STEPS, MAX_PARTS), 1)
+    simple = geometry.up == 1 and geometry.pixels % m == 0 and fusion.against is None and not wide
+    if simple and modern and out_channels >= 256 and m * n == 1 << 14 and tiles >= 8 * processors(x.device):
+        n = 256
+    warps = 8 if m * n * x.element_size() > 1 << 14 else 4
+    return Tile(m, n, k, Options(num_warps=warps, num_stages=3 if m * n > 4096 else 4), parts)
+
+
+def rows_of_sample(pixels: int, block: int, *, separate: bool) -> tuple[int, int]:
+    """Rows that a sample takes up, and how many of them, all of one sample, may be added up in a tile of `block`.
+
+    With `separate` no such group has pixels of two samples. Small images otherwise share a tile.
+    """
+    if block % pixels == 0:
+        return pixels, pixels
+    padded = _cdiv(pixels, block) * block
+    return (padded, block) if separate or padded - pixels <= pixels // 8 else (pixels, block)
+
+
+def prepare_weight(weight: Tensor, geometry: Geometry, tile: Tile, dtype: torch.dtype, gain: Tensor | None) -> Tensor:
+    """Return `weight` as the kernel reads it, `[outputs, taps, inputs]`; zeros fill up the last tiles."""
+
+    def make() -> Tensor:
+        stored = weight if gain is None else weight * gain[:, None, None, None]
+        stored = stored.flip(2, 3) if geometry.flipped else stored
+        order = (1, 2, 3, 0) if geometry.swapped else (0, 2, 3, 1)
+        ordered = stored.permute(order).flatten(1, 2)
+        outputs, taps, inputs = ordered.shape
+        shape = (_cdiv(outputs, tile.n) * tile.n, taps, _cdiv(inputs, tile.k) * tile.k)
+        prepared = ordered.new_zeros(shape, dtype=dtype)
+        prepared[:outputs, :, :inputs] = ordered
+        return prepared
+
+    made: Tensor = remember(weight, (geometry.flipped, geometry.swapped, tile.n, tile.k, dtype, gain is None), make)
+    return made
+
+
+def remember(weight: Tensor, key: Hashable, make: Callable[[], Any]) -> Any:
+    """Return what `make` makes of a weight and nothing else; it is kept until the weight changes or is gone."""
+    if weight.is_inference():  # changes of these aren't counted
+        return make()
+    state = weight._version, weight.data_ptr(), weight.dtype
+    before, kept = _prepared.get(weight, (None, {}))
+    if before != state:
+        _prepared[weight] = state, (kept := {})
+    if key not in kept:
+        with torch.no_grad():
+            kept[key] = make()
+    return kept[key]
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 is multiplied, as PyTorch's flag for convolutions says; three TF32 products are as good as one."""
+    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.allow_tf32 else "tf32x3"
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Number of multiprocessors of a GPU."""
+    if device.type != "cuda":
+        return PROCESSORS[device.type]
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
+
+
+@contextmanager
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Set PyTorch's flag for convolutions meanwhile."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def case_of_dtype(
+    name: str, dtype: str, tensor_cores: TensorCores, call: Callable[[torch.dtype], object]
+) -> CompileCase:
+    """A case of one of PyTorch's dtypes, or of "tf32"."""
+
+    def run() -> None:
+        with allow_tf32(dtype == "tf32"):
+            call(torch.float32 if dtype == "tf32" else getattr(torch, dtype))
+
+    return CompileCase(f"{name}-{dtype}", run, tensor_cores)
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _next_power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
