@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from models.layers import fill_normal, normalize_2nd_moment, one_hot, to_uint8
 from models.mapping import truncate
+from models.noise import draw_with_noise, drawn_noise
 from models.spec import Condition, Conditioning, Latents, NoiseMode, SamplingSettings
 from models.stylegan1_config import Scaling, StyleGAN1Config
 from models.stylegan1_layers import (
@@ -218,10 +219,7 @@ class StyleGAN1Generator(nn.Module):
 
     def draw(self, rng: np.random.Generator) -> Latents:
         """Draw the latent `z` of one sample and, in noise mode "random", its noise `noise_0`, `noise_1`, ..."""
-        shapes: dict[str, tuple[int, ...]] = {"z": (self.config.z_dim,)}
-        if self.settings.noise_mode == "random":
-            shapes |= {f"noise_{i}": shape for i, shape in enumerate(self.config.noise_shapes)}
-        return {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
+        return draw_with_noise(rng, self.z_dim, self.config.noise_shapes, self.settings.noise_mode)
 
     @torch.inference_mode()
     def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
@@ -234,10 +232,7 @@ class StyleGAN1Generator(nn.Module):
         z = latents["z"].to(self.mapping.w_avg)
         c = one_hot(condition, self.num_classes, like=z)
         ws = self.mapping(z, c, settings.truncation_psi, settings.truncation_cutoff)
-        maps = None
-        if settings.noise_mode == "random":
-            maps = [latents[f"noise_{i}"] for i in range(self.num_ws)]
-        return to_uint8(self.synthesis(ws, settings.noise_mode, maps))
+        return to_uint8(self.synthesis(ws, settings.noise_mode, drawn_noise(latents, settings.noise_mode)))
 
 
 def build(**kwargs: Any) -> StyleGAN1Generator:

@@ -167,7 +167,7 @@ def progression(
         ValueError: no layer is left to grow in.
     """
     if not 0 <= config.num_critical < config.num_layers:
-        raise ValueError(f"num_critical {config.num_critical} is not within 0 to {config.num_layers - 1}, layers but one")
+        raise ValueError(f"num_critical {config.num_critical} is not within 0 to {config.num_layers - 1}")
     last_cutoff = config.resolution / 2
     last_stopband = last_cutoff * config.last_stopband_rel
     steps = config.num_layers - config.num_critical

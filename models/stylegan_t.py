@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, cast, get_args
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from kernels.upfirdn2d import setup_filter, upsample2d
 from models.clip_text import TextEncoder, encode_prompts, text_features
 from models.fourier_input import SynthesisInput
 from models.layers import FullyConnectedLayer, fill_normal, normalize_2nd_moment, scaled, to_uint8
+from models.noise import draw_with_noise, drawn_noise, noise_maps_of
 from models.spec import Condition, Conditioning, Latents, NoiseMode, SamplingSettings
 from models.stylegan_t_config import LayerConfig, StyleGANTConfig
 
@@ -245,7 +246,9 @@ class SynthesisNetwork(nn.Module):
 
         `noise_maps`, `[N, r, r]` each, stand in for the maps that mode "random" would draw. Float16 runs on CUDA only.
         """
-        noises = self._noises(ws, noise_mode, noise_maps)
+        consts = (noise for block in self.children() for noise in cast("SynthesisBlock", block).noise_consts)
+        maps = noise_maps_of(ws, noise_mode, noise_maps, self.config.noise_resolutions, consts)
+        noises = iter(maps or [None] * self.config.num_ws)
         x: Tensor | None = None
         image: Tensor | None = None
         half_may_run = ws.is_cuda and ws.dtype == torch.float32 and not force_fp32  # float64 copies stay exact
@@ -256,18 +259,6 @@ class SynthesisNetwork(nn.Module):
             x, image = block(x, image, ws[:, start : start + self.config.convs_per_block + 1], noises, dtype)
         assert image is not None
         return image
-
-    def _noises(self, ws: Tensor, mode: NoiseMode, maps: Sequence[Tensor] | None) -> Iterator[Tensor | None]:
-        if mode not in get_args(NoiseMode):
-            raise ValueError(f"noise_mode {mode!r} is not one of {', '.join(get_args(NoiseMode))}")
-        sizes = self.config.noise_resolutions
-        if mode == "none" or not sizes:
-            return iter([None] * self.config.num_ws)
-        if mode == "const":
-            return (noise for block in self.children() for noise in cast("SynthesisBlock", block).noise_consts)
-        if maps is not None:
-            return (noise.unsqueeze(1).to(ws) for noise in maps)
-        return (torch.randn(len(ws), 1, size, size, device=ws.device, dtype=ws.dtype) for size in sizes)
 
 
 class StyleGANTGenerator(nn.Module):
@@ -314,10 +305,8 @@ class StyleGANTGenerator(nn.Module):
 
     def draw(self, rng: np.random.Generator) -> Latents:
         """Draw the latent `z` of one sample and, in noise mode "random", its maps `noise_0`, `noise_1`, ..."""
-        shapes: dict[str, tuple[int, ...]] = {"z": (self.config.z_dim,)}
-        if self.settings.noise_mode == "random":
-            shapes |= {f"noise_{i}": (size, size) for i, size in enumerate(self.config.noise_resolutions)}
-        return {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
+        shapes = ((size, size) for size in self.config.noise_resolutions)
+        return draw_with_noise(rng, self.z_dim, shapes, self.settings.noise_mode)
 
     @torch.inference_mode()
     def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
@@ -332,9 +321,7 @@ class StyleGANTGenerator(nn.Module):
         settings = self.settings
         z = latents["z"].to(self.mapping.x_avg)
         ws = self.mapping(z, condition, settings.truncation_psi, settings.truncation_cutoff)
-        maps = None
-        if settings.noise_mode == "random":
-            maps = [latents[f"noise_{i}"] for i in range(len(self.config.noise_resolutions))]
+        maps = drawn_noise(latents, settings.noise_mode)
         return to_uint8(self.synthesis(ws, settings.noise_mode, maps, settings.force_fp32))
 
 

@@ -1,1 +1,1 @@
-"""The formats of official checkpoints, read as data; nothing of them is executed. Their door is `models.checkpoints`."""
+"""The formats of official checkpoints, read as data; nothing of them is executed. The door is `models.checkpoints`."""
