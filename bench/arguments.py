@@ -57,6 +57,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given again")
     parser.add_argument("--psi", type=float, default=1.0, help="truncation; default: 1, none")
     parser.add_argument("--cutoff", type=int, metavar="N", help="truncate the first N style vectors only")
+    parser.add_argument("--centroids", type=Path, metavar="FILE", help="truncate to the nearest of these (StyleGAN-XL)")
     parser.add_argument("--noise-mode", choices=["const", "random", "none"], default="const")
     parser.add_argument("--interpolate", choices=["strip", "frames"], nargs="?", const="strip", help="seed to seed")
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="images from one seed to the next")
@@ -92,7 +93,7 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, metavar="REF", help="branch, tag or commit that the work goes into")
     parser.add_argument("--kernels", default="*", metavar="GLOB", help="kernels to compare: 'upfirdn2d', 'mod*'")
     parser.add_argument("--budget", type=float, default=120.0, metavar="SECONDS", help="time to measure; default: 120")
-    parser.add_argument("--no-gpu", action="store_true", help="compare CPU formulations, and check compiled code")
+    parser.add_argument("--no-gpu", action="store_true", help="compare CPU formulations; of all kernels, also what they compile to")
 
 
 def add_trend(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ EXAMPLES = {
     "dataset": "python -m bench dataset ~/photos ffhq-64x64.zip --resolution 64 --crop center --filter lanczos",
     "train": "python -m bench train shapes --resolution 32 --minutes 60 -o mine.safetensors",
     "kernels": "python -m bench kernels --budget 60",
-    "compile": "python -m bench compile --update",
+    "compile": "python -m bench compile --only 'upfirdn2d/*' --update",
     "speed": "python -m bench speed stylegan2-f-64 stylegan3-t-64 --batch-size 4",
     "gate": "python -m bench gate --base main --kernels 'upfirdn2d*' --no-gpu",
     "trend": "python -m bench trend --kernel 'modulated_conv2d/b64.*'",
@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_recording(kernels)
     compile_ = command("compile", "compile the kernels, without a GPU, and compare with the table", run_compile)
     compile_.add_argument("--update", action="store_true", help="write the table kernels/compiled.csv")
+    compile_.add_argument("--only", default="*", metavar="GLOB", help="cases to compile: 'upfirdn2d/*'")
     speed = command("speed", "time generators beside the naive formulation of the same networks", run_speed)
     speed.add_argument("models", nargs="*", metavar="NAME", help="default: each family at 32, 64 and 256 pixels")
     speed.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="time to measure; default: 300")
@@ -225,16 +226,15 @@ def run_compile(arguments: argparse.Namespace) -> int:
     """Compile the kernels ahead of time."""
     from bench.compiled_table import run_compile_gate
 
-    return run_compile_gate(update=arguments.update)
+    return run_compile_gate(update=arguments.update, only=arguments.only)
 
 
 def run_speed_gate(arguments: argparse.Namespace) -> int:
     """Compare with another version. Exit status: 0 ok, 3 regressed, 4 inconclusive, 5 incomplete."""
     from bench.gate import GateSpec, run_gate
 
-    device = "cpu" if arguments.no_gpu else "cuda"
-    spec = GateSpec(arguments.base, arguments.kernels, arguments.budget, device, compiled=arguments.no_gpu)
-    return run_gate(spec)
+    device, compiled = "cpu" if arguments.no_gpu else "cuda", arguments.no_gpu and arguments.kernels == "*"
+    return run_gate(GateSpec(arguments.base, arguments.kernels, arguments.budget, device, compiled))
 
 
 def run_trend(arguments: argparse.Namespace) -> int:

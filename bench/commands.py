@@ -190,6 +190,7 @@ def draw(arguments: argparse.Namespace) -> int:
         prompts=tuple(arguments.prompt),
         truncation_psi=arguments.psi,
         truncation_cutoff=arguments.cutoff,
+        centroids=arguments.centroids,
         noise_mode=arguments.noise_mode,
         interpolate=arguments.interpolate,
         steps=arguments.steps,

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.errors import UserError
+from bench.fetch import file_sha256
 from bench.grids import image_grid, png
 from bench.model_weights import LoadedModel
 from bench.records import write_atomic
@@ -36,6 +37,7 @@ class GenerateSpec:
     prompts: tuple[str, ...] = ()
     truncation_psi: float = 1.0
     truncation_cutoff: int | None = None
+    centroids: Path | None = None  # .npy [K, w_dim]: truncation pulls to the nearest of these
     noise_mode: NoiseMode = "const"
     interpolate: Literal["strip", "frames"] | None = None
     steps: int = 8  # images from one seed to the next
@@ -83,6 +85,8 @@ def generate(model: LoadedModel, spec: GenerateSpec, out: Path, *, force: bool =
         truncation_cutoff=spec.truncation_cutoff,
         noise_mode=spec.noise_mode,
     )
+    if spec.centroids is not None:
+        generator.centroids = _centroids(generator, spec.centroids)
     _claim(out, {"weights_sha256": model.weights_sha256} | _lasting(spec), force=force)
     if spec.interpolate:
         return _interpolation(generator, spec, out)
@@ -97,7 +101,22 @@ def generate(model: LoadedModel, spec: GenerateSpec, out: Path, *, force: bool =
 
 def _lasting(spec: GenerateSpec) -> dict[str, Any]:
     """The settings that decide the pixels of a file; more seeds or another batch may be added to a folder."""
-    return {name: value for name, value in asdict(spec).items() if name not in ("seeds", "classes", "batch_size")}
+    kept = {name: value for name, value in asdict(spec).items() if name not in ("seeds", "classes", "batch_size")}
+    return kept | {"centroids": spec.centroids and file_sha256(spec.centroids)}
+
+
+def _centroids(generator: Any, path: Path) -> Tensor:
+    """The centres of multi-modal truncation (StyleGAN-XL, arXiv:2202.00273, section 3.4)."""
+    if not hasattr(generator, "centroids"):
+        raise UserError("--centroids: this generator has no multi-modal truncation; only StyleGAN-XL has.")
+    try:
+        centers = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--centroids {path}: not a .npy file of numbers ({error}).") from error
+    width = generator.mapping.w_avg.shape[-1]
+    if centers.ndim != 2 or centers.shape[1] != width or not centers.isfinite().all():
+        raise UserError(f"--centroids {path}: an array {list(centers.shape)}; allowed is [K, {width}], all finite.")
+    return centers.to(next(generator.parameters()).device)
 
 
 def _claim(out: Path, settings: dict[str, Any], *, force: bool) -> None:

@@ -16,6 +16,7 @@ from bench.model_weights import LoadedModel
 from models.layers import initialise, to_uint8
 from models.stylegan2 import StyleGAN2Generator
 from models.stylegan2_config import StyleGAN2Config
+from models.stylegan_xl import build as build_xl
 
 SPEC = GenerateSpec(seeds=(0, 1, 2), batch_size=2)
 
@@ -137,3 +138,29 @@ def test_generate_refuses_what_the_generator_cannot_do(
 def test_generate_refuses_a_class_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="4 is not one of the 4 classes"):
         generate(loaded(num_classes=4), dataclasses.replace(SPEC, classes=(4,)), tmp_path)
+
+
+def test_centroids_pull_to_the_nearest_of_them(tmp_path: Path) -> None:
+    layer = {"resolution": 16, "channel_base": 64, "channel_max": 8, "num_layers": 4}
+    generator = build_xl(stem=layer, resolution=16, w_dim=8, z_dim=8, embed_classes=2, embed_dim=4)
+    initialise(generator, 0)
+    np.save(tmp_path / "centers.npy", np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32))
+    model = LoadedModel(generator, "random", "sha")
+    spec = dataclasses.replace(SPEC, truncation_psi=0.5)
+    generate(model, spec, tmp_path / "plain")
+    generate(model, dataclasses.replace(spec, centroids=tmp_path / "centers.npy"), tmp_path / "centered")
+    plain, centered = (pixels(tmp_path / folder / "seed0000.png") for folder in ("plain", "centered"))
+    assert not np.array_equal(plain, centered)
+    with pytest.raises(UserError, match="only StyleGAN-XL has"):
+        generate(loaded(), dataclasses.replace(spec, centroids=tmp_path / "centers.npy"), tmp_path / "other")
+
+
+@pytest.mark.parametrize("content", [b"no array", b""])
+def test_centroids_that_are_no_array_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "centers.npy").write_bytes(content)
+    generator = build_xl(
+        stem={"resolution": 16, "channel_base": 64, "channel_max": 8, "num_layers": 4}, resolution=16, w_dim=8, z_dim=8
+    )
+    model = LoadedModel(generator, "random", "sha")
+    with pytest.raises(UserError, match=r"not a \.npy file"):
+        generate(model, dataclasses.replace(SPEC, centroids=tmp_path / "centers.npy"), tmp_path / "out")
