@@ -121,7 +121,7 @@ def time_modulated_conv(label: str, shape: LayerShape, budget_s: float) -> Layer
 
 
 def time_pairs(
-    baseline: Callable[[], object], optimised: Callable[[], object], budget_s: float
+    baseline: Callable[[], object], optimised: Callable[[], object], budget_s: float, min_pairs: int = MIN_PAIRS
 ) -> list[tuple[float, float]]:
     """Time both in blocks of baseline, ours, ours, baseline, so that drift and load meet both alike.
 
@@ -129,7 +129,7 @@ def time_pairs(
     """
     pairs: list[tuple[float, float]] = []
     end = time.perf_counter() + budget_s
-    while len(pairs) < MIN_PAIRS or time.perf_counter() < end:
+    while len(pairs) < min_pairs or time.perf_counter() < end:
         a1, b1, b2, a2 = (_duration_ms(call) for call in (baseline, optimised, optimised, baseline))
         pairs += [(a1, b1), (a2, b2)]
     return pairs

@@ -48,6 +48,11 @@ def use(implementation: Implementation) -> Iterator[None]:
         _implementation.reset(token)
 
 
+def is_naive() -> bool:
+    """Whether the baseline of speed-ups was asked for: code that has a fast way of its own takes the plain one then."""
+    return _implementation.get() == "naive"
+
+
 def select(kernel: str | KernelSpec, *tensors: Tensor, limit: str | None = None) -> Kernel:
     """Return the function that runs `kernel` for these tensors under the present `use`.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.dispatch import is_naive
 from models.layers import fill_normal
 
 Init = Literal["ortho", "N02", "glorot", "xavier"]
@@ -76,7 +77,7 @@ class PreparedLayer(nn.Module):
         tensors = (*self._parameters.values(), *self._buffers.values())
         sources = tuple(tensor for tensor in tensors if tensor is not None)
         tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in sources)
-        if self.training or tracked or any(tensor.is_inference() for tensor in sources):
+        if self.training or tracked or is_naive() or any(tensor.is_inference() for tensor in sources):
             return self.make()
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in sources)
         if self._kept.value is None or self._kept.state != state:

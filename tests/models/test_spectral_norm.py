@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kernels.dispatch import use
 from models.layers import initialise
 from models.spectral_norm import SpectralEmbedding, SpectralLinear, SpectralNorm, WeightSpec, fill
 
@@ -128,6 +129,17 @@ def test_weights_with_gradients_and_copies_do_not_share_what_was_kept() -> None:
         assert copy.deepcopy(layer).prepared() is not kept
         assert layer.double().prepared().dtype == torch.float64
     assert layer.prepared().requires_grad
+
+
+def test_naive_formulation_keeps_nothing() -> None:
+    layer = spectral_layer(SpectralNorm()).eval()
+    with torch.no_grad(), use("naive"):
+        assert layer.prepared() is not layer.prepared()
+    with torch.no_grad():
+        kept = layer.prepared()
+        assert layer.prepared() is kept
+    with use("naive"):
+        torch.testing.assert_close(layer.prepared(), kept)
 
 
 def test_layer_without_normalisation_uses_its_weight() -> None:
