@@ -20,7 +20,7 @@ from kernels.bias_act import LRELU_SLOPE, Activation
 from kernels.bias_act_triton import stored_clamp
 from kernels.conv_geometry import Geometry
 from kernels.conv_plan import case_of_dtype, precision, processors
-from kernels.launch import CompileCase, Options, launch
+from kernels.launch import CompileCase, Options, architecture, launch
 from kernels.modulated_conv import Epilogue
 
 PIXELS, CHANNELS = 64, 64  # of a tile of the layer's gradient
@@ -200,7 +200,7 @@ def _weight_gradient(
         "BLOCK_M": m, "BLOCK_N": width, "BLOCK_K": k,
     }  # fmt: skip
     sizes = (num_pixels, *geometry.in_size, channels, *geometry.out_size, out_channels, steps)
-    options = Options(num_warps=4, num_stages=3)
+    options = Options(num_warps=4 if 90 <= architecture(x.device) < 100 else 8, num_stages=3)  # elsewhere 4 spill
     launch(_weight_gradient_kernel, (tiles, parts), (x, dy, style, dy_style, sums, *sizes), constants, options)
     found = sums.sum(0).permute((3, 0, 1, 2) if geometry.swapped else (0, 3, 1, 2))
     return (found.flip(2, 3) if geometry.flipped else found).contiguous()

@@ -49,13 +49,14 @@ _prepared: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def choose_tile(x: Tensor, geometry: Geometry, out_channels: int, fusion: Fusion) -> Tile:
     """The largest tile that the channels fill, and as many parts as it takes to keep all processors at work."""
-    wide, modern = x.element_size() == 4, architecture(x.device) >= 90
+    wide, capability = x.element_size() == 4, architecture(x.device)
+    hopper, blackwell = 90 <= capability < 100, capability >= 100
     rows = x.shape[0] * geometry.phase_size[0] * geometry.phase_size[1] * geometry.up**2
     # at least 16 channels, and as few as possible of zeros that fill up the last step
     k = min((32, 16) if wide else (64, 32, 16), key=lambda k: _cdiv(x.shape[1], k) * (k + 4))
     m, n = (min(max(_next_power_of_2(size), 16), 128) for size in (rows, out_channels))
     # channels that are loaded one by one, and float32 on its way to three TF32 products, take registers
-    if x.shape[1] % 8 or (not modern and precision(x.dtype) == "tf32x3"):
+    if x.shape[1] % 8 or (capability < 90 and precision(x.dtype) == "tf32x3"):
         m, n = min(m, 64), min(n, 64)
     tiles = _cdiv(rows, m) * _cdiv(out_channels, n)
     while m * n > 4096 and tiles < processors(x.device):
@@ -64,10 +65,11 @@ def choose_tile(x: Tensor, geometry: Geometry, out_channels: int, fusion: Fusion
     steps = geometry.kernel[0] * geometry.kernel[1] * _cdiv(x.shape[1], k) // geometry.up**2
     parts = max(min(processors(x.device) // tiles, steps // MIN_STEPS, MAX_PARTS), 1)
     simple = geometry.up == 1 and geometry.pixels % m == 0 and fusion.against is None and not wide
-    if simple and modern and out_channels >= 256 and m * n == 1 << 14 and tiles >= 8 * processors(x.device):
+    if simple and hopper and out_channels >= 256 and m * n == 1 << 14 and tiles >= 8 * processors(x.device):
         n = 256
-    warps = 8 if m * n * x.element_size() > 1 << 14 else 4
-    return Tile(m, n, k, Options(num_warps=warps, num_stages=3 if m * n > 4096 else 4), parts)
+    # ptxas gives kernels that multiply with tcgen05 few registers, so that four warps spill on a B200
+    warps = 8 if m * n * x.element_size() > 1 << 14 or (blackwell and m * n >= 4096) else 4
+    return Tile(m, n, k, Options(num_warps=warps, num_stages=3 if blackwell or m * n > 4096 else 4), parts)
 
 
 def rows_of_sample(pixels: int, block: int, *, separate: bool) -> tuple[int, int]:
@@ -100,7 +102,10 @@ def prepare_weight(weight: Tensor, geometry: Geometry, tile: Tile, dtype: torch.
 
 
 def remember(weight: Tensor, key: Hashable, make: Callable[[], Any]) -> Any:
-    """Return what `make` makes of a weight and nothing else; it is kept until the weight changes or is gone."""
+    """Return what `make` makes of a weight and nothing else; it is kept until the weight changes or is gone.
+
+    A CUDA graph keeps what it was captured with: capture it again when weights have changed.
+    """
     if weight.is_inference():  # changes of these aren't counted
         return make()
     state = weight._version, weight.data_ptr(), weight.dtype
@@ -108,8 +113,11 @@ def remember(weight: Tensor, key: Hashable, make: Callable[[], Any]) -> Any:
     if before != state:
         _prepared[weight] = state, (kept := {})
     if key not in kept:
-        with torch.no_grad():
-            kept[key] = make()
+        with torch.inference_mode(False), torch.no_grad():
+            made = make()
+        if weight.is_cuda and torch.cuda.is_current_stream_capturing():  # it has no values before the graph is replayed
+            return made
+        kept[key] = made
     return kept[key]
 
 

@@ -82,14 +82,19 @@ def _factors(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> _Fa
     if x.dtype != torch.float16:
         return _Factors(styles, scale, None)
     # into the range of float16 and out of it again: the factors cancel, so they may count as constants
-    style_gain = 1 / styles.detach().abs().amax(1, keepdim=True)
+    style_gain = _reciprocal(styles.detach().abs().amax(1, keepdim=True))
     weight_gain: Tensor = remember(weight, "gain", lambda: _weight_gain(weight))
     return _Factors(styles * style_gain, scale / (style_gain * weight_gain), weight_gain)
 
 
 def _weight_gain(weight: Tensor) -> Tensor:
-    """`[O]` that leave no sum over inputs in `[-1, 1]` outside of that range by more than its square root."""
-    return 1 / (weight.float().abs().amax((1, 2, 3)) * math.sqrt(weight[0].numel()))
+    """`[O]` that bring the weights of each output into `[-1, 1] / sqrt(number of inputs)`."""
+    return _reciprocal(weight.float().abs().amax((1, 2, 3)) * math.sqrt(weight[0].numel()))
+
+
+def _reciprocal(largest: Tensor) -> Tensor:
+    """`1 / largest`, and 1 where all is zero."""
+    return 1 / torch.where(largest == 0, 1, largest)
 
 
 def _layer(x: Tensor, weight: Tensor, factors: _Factors, geometry: Geometry, epilogue: Epilogue) -> Tensor:

@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY, golden_root
 FILES = sorted(map(str, (Path(__file__).parent / "interpreted").glob("test_*.py")))
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter(pytestconfig: pytest.Config) -> None:
     triton = pytest.importorskip("triton", reason="needs the package triton, which has wheels for Linux only")
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":

@@ -137,6 +137,20 @@ def test_modulated_conv2d_sees_a_weight_that_changed() -> None:
     torch.testing.assert_close(layer(SAME)(t), want)
 
 
+def test_modulated_conv2d_trains_after_inference() -> None:
+    t = {name: value.half() for name, value in problem((1, 4, 5, 5), 3, 3, (5, 5)).items()}
+    with torch.inference_mode():
+        want = layer(SAME)(t)
+    y = layer(SAME)({name: value.requires_grad_() for name, value in t.items()})
+    y.sum().backward()
+    assert torch.equal(y, want)
+
+
+def test_modulated_conv2d_of_zero_weights_is_its_epilogue() -> None:
+    t = {name: torch.zeros_like(value).half() for name, value in problem((1, 4, 5, 5), 3, 3, (5, 5)).items()}
+    assert torch.equal(layer(SAME)(t), torch.zeros(1, 3, 5, 5).half())
+
+
 def test_modulated_conv2d_half_survives_large_styles() -> None:
     t = {name: value.float() for name, value in problem((2, 8, 6, 6), 4, 3, (6, 6)).items()}
     t |= {"styles": t["styles"] * 3e4, "weight": t["weight"] * 1e3}
