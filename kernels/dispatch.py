@@ -33,7 +33,9 @@ class KernelUnavailableError(ValueError):
 
 @contextmanager
 def use(implementation: Implementation) -> Iterator[None]:
-    """Run every kernel called inside in this implementation; "auto" is Triton where it can run, else the reference.
+    """Run every kernel called inside in this implementation; "auto" is proven Triton where that can run.
+
+    Elsewhere "auto" is the reference.
 
     "naive" is what speed-ups divide by; a kernel that has no other formulation runs its reference.
     Raises ValueError for another name. A named implementation that can't run raises KernelUnavailableError when a
@@ -63,7 +65,7 @@ def select(kernel: str | KernelSpec, *tensors: Tensor, limit: str | None = None)
     wanted = _implementation.get()
     if wanted == "naive":
         return resolve(spec.naive or spec.reference)
-    if wanted == "reference" or (wanted == "auto" and (spec.triton is None or INTERPRETED)):
+    if wanted == "reference" or (wanted == "auto" and (spec.triton is None or INTERPRETED or not spec.is_proven)):
         return resolve(spec.reference)
     obstacle = _triton_obstacle(spec, tensors) or limit
     if spec.triton is not None and obstacle is None:
@@ -85,6 +87,8 @@ def explain(name: str) -> str:
         return f"{name}: {wanted}, because it was asked for"
     if wanted == "auto" and obstacle is None and INTERPRETED:
         obstacle = "Triton's interpreter runs only what is asked for by name"
+    if wanted == "auto" and obstacle is None and not KERNELS[name].is_proven:
+        obstacle = "no GPU has held its Triton kernel against the reference yet; use('triton') runs it"
     if obstacle is None:
         return f"{name}: triton, because it can run here"
     return f"{name}: reference, because {obstacle}" if wanted == "auto" else f"{name}: none, because {obstacle}"

@@ -13,7 +13,8 @@ from kernels.costs import LayerShape
 class KernelSpec:
     """What there is of one kernel; targets are "module:function" and are imported when first called.
 
-    `naive` is the formulation that speed-ups divide by; None where it is the reference.
+    `naive` is the formulation that speed-ups divide by; None where it is the reference. `is_proven` says that a GPU
+    has held the Triton kernel against the reference; "auto" leaves it alone until then, and it runs when asked by name.
     `tolerance` bounds `||out - ref|| / ||ref||` against the float64 reference, by dtype name. `cases` are small
     sizes for tests. `flops(shape)` and `bytes_moved(shape, element_size)` are the least that the work needs.
     """
@@ -27,6 +28,7 @@ class KernelSpec:
     flops: Callable[[LayerShape], int]
     bytes_moved: Callable[[LayerShape, int], int]
     naive: str | None = None
+    is_proven: bool = False
 
 
 _TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}

@@ -12,7 +12,7 @@ from kernels.registry import KERNELS
 from kernels.upfirdn2d import upfirdn2d_naive, upfirdn2d_reference
 
 # targets that stand for Triton kernels: nothing is launched, so that this runs on a CPU
-WITH_TRITON = dataclasses.replace(KERNELS["bias_act"], triton="kernels.bias_act:bias_act")
+WITH_TRITON = dataclasses.replace(KERNELS["bias_act"], triton="kernels.bias_act:bias_act", is_proven=True)
 WITHOUT_TRITON = dataclasses.replace(KERNELS["bias_act"], triton=None)
 
 
@@ -73,6 +73,16 @@ def test_select_auto_takes_triton_where_it_can_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert explain("bias_act") == "bias_act: reference, because no GPU is visible"
+
+
+def test_select_auto_leaves_a_kernel_alone_that_no_gpu_has_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(KERNELS, "bias_act", dataclasses.replace(WITH_TRITON, is_proven=False))
+    assert select("bias_act") is bias_act_reference
+    assert explain("bias_act").startswith("bias_act: reference, because no GPU has held its Triton kernel")
+    with use("triton"):
+        assert select("bias_act") is bias_act
 
 
 def test_select_heeds_the_limits_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
