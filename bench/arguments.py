@@ -93,7 +93,9 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, metavar="REF", help="branch, tag or commit that the work goes into")
     parser.add_argument("--kernels", default="*", metavar="GLOB", help="kernels to compare: 'upfirdn2d', 'mod*'")
     parser.add_argument("--budget", type=float, default=120.0, metavar="SECONDS", help="time to measure; default: 120")
-    parser.add_argument("--no-gpu", action="store_true", help="compare CPU formulations; of all kernels, also what they compile to")
+    parser.add_argument(
+        "--no-gpu", action="store_true", help="compare CPU formulations, and what all kernels compile to"
+    )
 
 
 def add_trend(parser: argparse.ArgumentParser) -> None:

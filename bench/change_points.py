@@ -2,25 +2,23 @@
 
 E-divisive (Matteson and James 2014, "A Nonparametric Approach for Multiple Change Point Analysis of Multivariate
 Data"), which finds performance changes in MongoDB's builds (Daly et al. 2020). A split is scored by the energy
-distance of its two sides, and kept if few random orders of the same values have as good a split. So noise of any
-distribution makes a false change in at most `LEVEL` of all series.
+distance of its two sides, and kept if few random orders of the same values have as good a split. So where nothing
+changed, noise of any distribution that is independent from run to run makes a change in at most `LEVEL` of all series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-LEVEL = 0.01
+LEVEL = 0.005
 PERMUTATIONS = 999
 MIN_SEGMENT = 3  # fewer values could as well be outliers
 
 Array = NDArray[np.float64]
 
 
-def change_points(values: Sequence[float], seed: int = 0) -> list[int]:
+def change_points(values: ArrayLike, seed: int = 0) -> list[int]:
     """Indices at which a new level begins, in order; series of fewer than six values have none."""
     series = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
@@ -52,7 +50,7 @@ def _significant_split(series: Array, rng: np.random.Generator) -> int | None:
 
 
 def _split_scores(distances: Array) -> Array:
-    """The scaled energy distance (equation 7 of the paper, exponent 1) of every split that leaves two segments."""
+    """The paper's statistic Q, the scaled energy distance with exponent 1, of every split into two segments."""
     n = len(distances)
     sums = np.zeros((n + 1, n + 1))
     sums[1:, 1:] = distances.cumsum(0).cumsum(1)  # sums[i, j]: of the first i rows and j columns

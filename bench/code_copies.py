@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bench.environment import ROOT
 from bench.errors import UserError
@@ -25,28 +26,29 @@ PACKAGE, CALLS = "kernels", "kernel_calls.py"
 
 
 class CodeCopy:
-    """The package `kernels` of one folder. Not for several threads at once."""
+    """The package `kernels` of one folder, or its absence. Not for several threads at once."""
 
     def __init__(self, folder: Path) -> None:
-        if any("torch.library" in path.read_text(encoding="utf-8") for path in (folder / PACKAGE).glob("*.py")):
+        sources = [path.read_text(encoding="utf-8") for path in (folder / PACKAGE).glob("*.py")]
+        if any("torch.library" in source for source in sources):
             raise UserError(
                 "kernels registers operators with torch.library, of which a process has one by each name; "
                 "two versions can't run side by side. Register them under a name that holds the version."
             )
         self.folder = folder
-        self._modules: dict[str, ModuleType] = {}
+        self._modules: dict[str, Any] = {PACKAGE: None}  # an import of it fails, instead of finding another one
+        if sources:
+            self._modules[PACKAGE] = self.execute(folder / PACKAGE / "__init__.py", PACKAGE)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let `import kernels` mean this copy inside."""
         outer = _NAMES.take()
         sys.modules.update(self._modules)
-        sys.path.insert(0, str(self.folder))
         _NAMES.settle()
         try:
             yield
         finally:
-            sys.path.remove(str(self.folder))
             self._modules = _NAMES.take()
             sys.modules.update(outer)
             _NAMES.settle()
@@ -54,16 +56,15 @@ class CodeCopy:
     def load(self, module: str) -> ModuleType:
         """Import a module of the copy: "kernels.registry"."""
         with self.active():
-            importlib.invalidate_caches()
             return importlib.import_module(module)
 
-    def execute(self, path: Path) -> ModuleType:
-        """Run a file that is not part of `kernels` with this copy's kernels."""
-        spec = importlib.util.spec_from_file_location(f"{PACKAGE}._{path.stem}", path)
+    def execute(self, path: Path, name: str = f"{PACKAGE}._calls") -> ModuleType:
+        """Run a file with this copy's kernels, as the module `name`."""
+        spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise UserError(f"{path}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
         with self.active():
-            module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         return module
 
@@ -75,7 +76,7 @@ class _Names:
         self._names: set[str] = set()
         self._num_modules = -1  # in `sys.modules` when the names were complete
 
-    def take(self) -> dict[str, ModuleType]:
+    def take(self) -> dict[str, Any]:
         """Take the modules of the present copy out of `sys.modules`."""
         if len(sys.modules) != self._num_modules:
             self._names.update(name for name in sys.modules if name.partition(".")[0] == PACKAGE)

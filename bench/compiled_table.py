@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Sequence
+import fnmatch
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import kernels
 from bench.compile_gate import OPCODES, Compiled, compile_all, compile_cases, violations
+from bench.errors import UserError
 
 TABLE = Path(kernels.__path__[0]) / "compiled.csv"
 UPDATE = "`python -m bench compile --update` writes it"
@@ -31,11 +36,10 @@ def read_table(path: Path | None = None) -> list[Compiled]:
         ]
 
 
-def write_table(rows: Sequence[Compiled], path: Path | None = None) -> None:
-    """Put `rows` in the place of those of the same version of Triton; the others stay."""
-    path = path or TABLE
-    versions = {row.triton for row in rows}
-    kept = [row for row in read_table(path) if row.triton not in versions]
+def write_table(rows: Sequence[Compiled], path: Path | None = None, only: str = "*") -> None:
+    """Put `rows` in the place of those of the same version of Triton whose cases match `only`; the others stay."""
+    path, version = path or TABLE, rows[0].triton
+    kept = [row for row in read_table(path) if row.triton != version or not fnmatchcase(row.case, only)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -44,16 +48,13 @@ def write_table(rows: Sequence[Compiled], path: Path | None = None) -> None:
 
 def differences(rows: Sequence[Compiled], table: Sequence[Compiled]) -> list[str]:
     """What `rows`, all of one version of Triton, have otherwise than the rows of that version in the table."""
-    version = rows[0].triton
-    wanted = {_key(row): row for row in table if row.triton == version}
+    wanted = {_key(row): row for row in table if row.triton == rows[0].triton}
     found = {_key(row): row for row in rows}
-    changed = [f"{_named(key)}: not in the table; {UPDATE}" for key in found.keys() - wanted.keys()]
-    changed += [
-        f"{_named(key)}: in the table, but no case is called so any more" for key in wanted.keys() - found.keys()
-    ]
-    for key in found.keys() & wanted.keys():
-        changed += [f"{_named(key)}: {words}" for words in _changes(found[key], wanted[key])]
-    return sorted(changed)
+    changed = [f"{words}: not in the table; {UPDATE}" for words in _named(found.keys() - wanted.keys())]
+    changed += [f"{words}: in the table, but no case is so any more" for words in _named(wanted.keys() - found.keys())]
+    for key in sorted(found.keys() & wanted.keys()):
+        changed += [f"{next(_named([key]))}: {words}" for words in _changes(found[key], wanted[key])]
+    return changed
 
 
 def check(rows: Sequence[Compiled], table: Sequence[Compiled]) -> list[str]:
@@ -68,15 +69,21 @@ def covers(rows: Sequence[Compiled], table: Sequence[Compiled]) -> bool:
     return any(row.triton == rows[0].triton for row in table)
 
 
-def run_compile_gate(*, update: bool) -> int:
-    """Compile everything, print it, and hold it against the table, or write the table. Status 1 if all is not well."""
-    rows = compile_all(compile_cases())
+def run_compile_gate(*, update: bool, only: str = "*") -> int:
+    """Compile the cases that match `only`, print them, and hold them against the table, or put them there.
+
+    Status 1 if all is not well.
+    """
+    names = fnmatch.filter(compile_cases(), only)
+    if not names:
+        raise UserError(f"--only {only}: no case is called so. There are {', '.join(compile_cases())}.")
+    rows = compile_all(names)
     print(format_rows(rows))
     version = rows[0].triton
     if update:
-        write_table(rows)
+        write_table(rows, only=only)
         print(f"table    {TABLE}: {len(rows)} rows of triton {version}")
-    table = read_table()
+    table = [row for row in read_table() if fnmatchcase(row.case, only)]
     if not covers(rows, table):
         print(f"{TABLE.name} has no rows of triton {version}: only the hard limits were checked; {UPDATE}")
     problems = check(rows, table)
@@ -105,5 +112,7 @@ def _key(row: Compiled) -> Key:
     return row.case, row.architecture
 
 
-def _named(key: Key) -> str:
-    return f"{key[0]} on sm_{key[1]}"
+def _named(keys: Iterable[Key]) -> Iterator[str]:
+    """Each case with its architectures."""
+    for case, group in groupby(sorted(keys), key=itemgetter(0)):
+        yield f"{case} on {', '.join(f'sm_{architecture}' for _, architecture in group)}"

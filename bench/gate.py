@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,40 +69,38 @@ def run_gate(spec: GateSpec) -> int:
         write_commit(commit, folder / "base", spec.root)
         rows = judge(spec, folder, seed=int.from_bytes(os.urandom(4)))
     print("\n".join([HEAD, *map(format_row, rows)]))
-    status = exit_status(row.verdict for row in rows)
     if spec.compiled:
-        print("compiled code:", flush=True)
-        status = exit_status([*(row.verdict for row in rows), compiled_verdict()])
+        rows.append(compiled_row())
+        print(format_row(rows[-1]))
+    status = exit_status(rows)
     print(summary(rows, status))
     return status
 
 
-def compiled_verdict() -> Settled:
+def compiled_row() -> Row:
     """Compile every kernel ahead of time and hold it against the committed table, as `bench compile` does."""
     from bench.compiled_table import run_compile_gate
 
     try:
-        return "regressed" if run_compile_gate(update=False) else "ok"
+        verdict: Settled = "regressed" if run_compile_gate(update=False) else "ok"
     except UserError as error:
-        print(error)
-        return "not measured"
+        return Row(CaseResult("compiled code", "", "not measured", str(error)), "not measured")
+    return Row(CaseResult("compiled code", "", "measured", "against the table of `bench compile`"), verdict)
 
 
 def judge(spec: GateSpec, folder: Path, seed: int) -> list[Row]:
     """Measure the versions in `folder`; what is not clearly good is measured again in a fresh process."""
-    here = [w for w in workloads(spec.device) if fnmatch.fnmatch(w.kernel, spec.kernels)]
-    cases = tuple((workload.kernel, workload.title) for workload in here)
-    missing = _missing(folder, spec.kernels, {kernel for kernel, _ in cases})
-    if not cases and not missing:
+    chosen = tuple(w for w in workloads(spec.device) if fnmatch.fnmatch(w.kernel, spec.kernels))
+    missing = _missing(folder, spec.kernels, {workload.kernel for workload in chosen})
+    if not chosen and not missing:
         raise UserError(f"--kernels {spec.kernels}: no kernel has such a name. `ls kernels` lists them.")
-    request = Request(folder, cases, spec.device, spec.budget_s, seed)
+    request = Request(folder, chosen, spec.device, spec.budget_s, seed)
     rows = _judged(measure(request))
-    doubtful = [row for row in rows if row.verdict in ("regressed", "inconclusive")]
+    doubtful = [i for i, row in enumerate(rows) if row.verdict in ("regressed", "inconclusive")]
     if doubtful:
-        again = tuple((row.result.kernel, row.result.title) for row in doubtful)
-        second = _judged(_in_fresh_process(dataclasses.replace(request, cases=again, seed=seed + 1)))
-        settled = {id(first): _settle(first, other) for first, other in zip(doubtful, second, strict=True)}
-        rows = [settled.get(id(row), row) for row in rows]
+        again = dataclasses.replace(request, workloads=tuple(chosen[i] for i in doubtful), seed=seed + 1)
+        for i, second in zip(doubtful, _judged(_in_fresh_process(again)), strict=True):
+            rows[i] = _settle(rows[i], second)
     return [*rows, *missing]
 
 
@@ -128,7 +126,8 @@ def _judged(results: Sequence[CaseResult]) -> list[Row]:
 def _settle(first: Row, second: Row) -> Row:
     """The second look counts, but a slow-down must show in both."""
     if first.verdict == "regressed" and second.verdict != "regressed":
-        return Row(dataclasses.replace(second.result, note="a first measurement saw a regression"), second.verdict)
+        note = "; ".join(filter(None, ["a first measurement saw a regression", second.result.note]))
+        return Row(dataclasses.replace(second.result, note=note), second.verdict)
     return Row(second.result, "inconclusive") if first.verdict != second.verdict == "regressed" else second
 
 
@@ -143,12 +142,12 @@ def _in_fresh_process(request: Request) -> list[CaseResult]:
     except subprocess.SubprocessError as error:
         words = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         note = f"the second measurement failed: {words[-1] if words else 'no message'}"
-        return [CaseResult(*case, "not measured", note) for case in request.cases]
+        return [CaseResult(workload.kernel, workload.title, "not measured", note) for workload in request.workloads]
     return from_json(done.stdout)
 
 
 HEAD = (
-    f"{'kernel':<18} {'size':<36} {'base ms':>9} {'head ms':>9} {'ratio':>6} {'interval':>15} "
+    f"{'kernel':<18} {'size':<38} {'base ms':>9} {'head ms':>9} {'ratio':>6} {'interval':>15} "
     f"{'threshold':>9} {'rounds':>6}  verdict"
 )
 
@@ -156,7 +155,7 @@ HEAD = (
 def format_row(row: Row) -> str:
     """One line of the table."""
     result, compared = row.result, row.result.comparison
-    what = f"{result.kernel:<18} {result.title:<36}"
+    what = f"{result.kernel:<18} {result.title:<38}"
     verdict = f"{row.verdict}: {result.note}" if result.note else row.verdict
     if compared is None:
         return f"{what} {verdict}"
@@ -165,9 +164,9 @@ def format_row(row: Row) -> str:
     return f"{what} {result.base_ms:>9.4f} {result.head_ms:>9.4f} {ratio} {compared.rounds:>6}  {verdict}"
 
 
-def exit_status(found_verdicts: Iterable[Settled]) -> int:
+def exit_status(rows: Sequence[Row]) -> int:
     """A failure outweighs what is missing, and that what could not be told."""
-    found = set(found_verdicts)
+    found = {row.verdict for row in rows}
     if found & FAILING:
         return REGRESSED
     if found & UNFINISHED:

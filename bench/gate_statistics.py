@@ -23,7 +23,7 @@ LARGEST = 0.05  # a kernel passes when a slow-down of this is excluded
 ALARM_RATE = 0.005  # of one measurement of all kernels together, if no code changed; an alarm needs two in agreement
 CONFIDENCE = 0.99
 REPLICATES = 1000
-MIN_ROUNDS, MAX_ROUNDS = 40, 4000
+MIN_ROUNDS, MAX_ROUNDS = 100, 4000
 Z = 2.576  # half-width of a 99 % interval in standard errors
 MEDIAN_SPREAD = 1.2533  # standard error of a median in those of a mean, for normal noise
 NORMAL_MAD = 1.4826  # standard deviation of normal noise in median absolute deviations
@@ -44,15 +44,15 @@ class Comparison:
     rounds: int
 
 
-def compare(head: Array, base: Array, control: Array, seed: int = 0) -> Comparison:
+def compare(head: Array, base: Array, control: Array) -> Comparison:
     """Compare the durations of rounds, each `[rounds, calls]`: a round counts with the quickest call of a version."""
     quickest = [np.log(durations.min(axis=1)) for durations in (head, base, control)]
     log_ratios, control_ratios = quickest[0] - quickest[1], quickest[2] - quickest[0]
-    control_interval = median_interval(control_ratios, seed)
+    control_interval = median_interval(control_ratios)
     threshold = max(SMALLEST, 3 * max(map(abs, control_interval)))
     return Comparison(
         change=math.expm1(float(np.median(log_ratios))),
-        interval=median_interval(log_ratios, seed),
+        interval=median_interval(log_ratios),
         control=control_interval,
         threshold=threshold,
         p_value=exceedance_p_value(log_ratios, threshold),
@@ -60,14 +60,14 @@ def compare(head: Array, base: Array, control: Array, seed: int = 0) -> Comparis
     )
 
 
-def median_interval(log_ratios: Array, seed: int = 0) -> tuple[float, float]:
+def median_interval(log_ratios: Array) -> tuple[float, float]:
     """A 99 % interval of the median of dependent log-ratios, as relative changes.
 
     Circular block bootstrap (Politis and Romano 1992) with blocks of `n^(1/3)` rounds (Hall, Horowitz and Jing 1995).
     """
     n = len(log_ratios)
     length = math.ceil(n ** (1 / 3))
-    starts = np.random.default_rng(seed).integers(0, n, size=(REPLICATES, math.ceil(n / length)))
+    starts = np.random.default_rng(0).integers(0, n, size=(REPLICATES, math.ceil(n / length)))
     places = (starts[:, :, None] + np.arange(length)) % n
     medians = np.median(log_ratios[places.reshape(REPLICATES, -1)[:, :n]], axis=1)
     low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

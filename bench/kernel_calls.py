@@ -20,7 +20,8 @@ TAPS_PER_FACTOR = 6  # of StyleGAN3's filters
 def bind(workload: Any, inputs: Inputs, implementation: str = "auto") -> Callable[[], list[Tensor]]:
     """A call of a `bench.workloads.Workload` that returns the output.
 
-    With `backward` the gradients of half the output's squared norm follow, in the order of the inputs.
+    With `backward` the gradients of half the output's squared norm follow, in the order of the inputs, divided by the
+    square root of the pixels: sums over all of them then stay within float16.
     """
     from kernels.dispatch import use
 
@@ -30,8 +31,10 @@ def bind(workload: Any, inputs: Inputs, implementation: str = "auto") -> Callabl
     def call() -> list[Tensor]:
         with use(implementation), torch.set_grad_enabled(workload.backward):  # type: ignore[arg-type]
             out = run()
-            gradients = torch.autograd.grad(out, [*leaves.values()], out.detach()) if workload.backward else ()
-        return [out.detach(), *gradients]
+            if not workload.backward:
+                return [out]
+            slope = out.detach() * (out.shape[1] / out.numel()) ** 0.5
+            return [out.detach(), *torch.autograd.grad(out, [*leaves.values()], slope)]
 
     return call
 

@@ -1,13 +1,19 @@
-"""What the gate times: each kernel at sizes of real layers."""
+"""What the gate times: each kernel at sizes of real layers, and whether its outputs are right."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bench.verify import VerificationError
 from kernels.costs import LayerShape
+from kernels.registry import KERNELS
+
+GRADIENT_SLACK = 10.0  # sums over all pixels whose terms cancel in part: those of styles lose a digit
+FLOAT32_ONLY = frozenset({"demodulation"})  # as generators run it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ def workloads(device_type: str) -> tuple[Workload, ...]:
         for shape in sizes
         for dtype in dtypes
         for backward in (False, True)
+        if dtype == "float32" or kernel not in FLOAT32_ONLY
     )
 
 
@@ -96,3 +103,16 @@ def draw(workload: Workload, device: torch.device) -> dict[str, Tensor]:
     if "x" in tensors:
         tensors["x"] = tensors["x"].contiguous(memory_format=torch.channels_last)
     return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+
+
+def check(workload: Workload, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Raise `VerificationError` unless the output and all gradients are what float64 gives, within the tolerance."""
+    tolerance = KERNELS[workload.kernel].tolerance[workload.dtype]
+    names = ["the output", *(f"the gradient of {name}" for name in INPUTS[workload.kernel])]
+    for name, out, exact in zip(names, outputs, expected, strict=False):
+        if out.shape != exact.shape:
+            raise VerificationError(f"{name} is {list(out.shape)}; expected is {list(exact.shape)}")
+        allowed = tolerance if name == "the output" else GRADIENT_SLACK * tolerance
+        error = float((out.double() - exact).norm() / exact.norm())
+        if not error <= allowed:
+            raise VerificationError(f"{name} differs from float64 by {error:.1e}; allowed is {allowed:.0e}")

@@ -115,10 +115,10 @@ def test_differences_tolerate_two_per_cent_of_instructions_only() -> None:
 def test_differences_name_new_and_vanished_cases_of_the_installed_version() -> None:
     other = dataclasses.replace(ROW, triton="0.0.2")
     new = dataclasses.replace(ROW, architecture=80)
-    found = differences([new], [ROW, other])
-    assert [text.partition(":")[0] for text in found] == [f"{ROW.case} on sm_80", f"{ROW.case} on sm_90"]
+    found = differences([new, dataclasses.replace(new, architecture=100)], [ROW, other])
+    assert [text.partition(":")[0] for text in found] == [f"{ROW.case} on sm_80, sm_100", f"{ROW.case} on sm_90"]
     assert "not in the table" in found[0]
-    assert "no case is called so any more" in found[1]
+    assert "no case is so any more" in found[1]
     assert covers([ROW], [ROW, other])
     assert not covers([ROW], [other])
     assert check([ROW], [other]) == []
@@ -130,15 +130,19 @@ def test_write_table_replaces_one_version_and_keeps_the_others(tmp_path: Path) -
     other = dataclasses.replace(ROW, triton="0.0.2")
     write_table([ROW, dataclasses.replace(ROW, case="a/b")], path)
     write_table([other], path)
-    write_table([dataclasses.replace(ROW, registers=50)], path)
-    assert read_table(path) == [dataclasses.replace(ROW, registers=50), other]
+    write_table([dataclasses.replace(ROW, registers=50)], path, only="bias_act/*")
+    assert read_table(path) == [dataclasses.replace(ROW, case="a/b"), dataclasses.replace(ROW, registers=50), other]
+    write_table([dataclasses.replace(ROW, registers=60)], path)
+    assert read_table(path) == [dataclasses.replace(ROW, registers=60), other]
     assert format_rows([ROW]).splitlines()[0].split() == list(COLUMNS)
 
 
 def test_table_has_every_case_of_both_ends_of_triton() -> None:
     wanted = {(name, arch) for name, case in compile_cases().items() for arch in case.architectures}
     for version in ("3.6.0", "3.9.0"):
-        assert {(row.case, row.architecture) for row in read_table(TABLE) if row.triton == version} == wanted
+        assert {(row.case, row.architecture) for row in read_table(TABLE) if row.triton == version} == wanted, (
+            f"run `python -m bench compile --update` with triton {version} too"
+        )
 
 
 def test_every_kernel_that_is_launched_has_a_case() -> None:
@@ -169,6 +173,8 @@ def test_compile_command_prints_and_updates(
     monkeypatch.setattr("bench.compiled_table.compile_all", lambda names: [dataclasses.replace(ROW, registers=41)])
     assert main(["compile"]) == 1
     assert "registers is 41, was 40" in capsys.readouterr().out
+    assert main(["compile", "--only", "nothing/*"]) == 1
+    assert "--only nothing/*: no case is called so" in capsys.readouterr().err
 
 
 def ones_of_bias_act() -> None:

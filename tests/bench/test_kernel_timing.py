@@ -41,6 +41,7 @@ def test_time_modulated_conv_checks_and_times(label: str) -> None:
     assert (row.layer, row.shape, row.num_pairs) == (label, SHAPES[label], kernel_timing.MIN_PAIRS)
     assert 0 < row.error < 1e-5
     assert min(row.baseline_ms, row.optimised_ms, row.ratio) > 0
+    assert row.interval_ms[0] <= row.optimised_ms <= row.interval_ms[1]
 
 
 @pytest.mark.parametrize("wrong", [1.001, float("nan")])
@@ -66,7 +67,7 @@ def test_time_pairs_uses_its_budget() -> None:
 
 def test_kernel_timing_totals_and_table() -> None:
     rows = tuple(
-        LayerTiming(label, SHAPES[label], baseline_ms, optimised_ms, baseline_ms / optimised_ms, 2e-7, 6)
+        LayerTiming(label, SHAPES[label], baseline_ms, optimised_ms, baseline_ms / optimised_ms, 2e-7, 6, (0.9, 1.1))
         for label, baseline_ms, optimised_ms in (("conv1", 8.0, 1.0), ("conv0", 20.0, 10.0))
     )
     timing = KernelTiming(rows, num_threads=2, load_before=0.5, load_after=1.25)

@@ -87,7 +87,7 @@ class Worded(Stripes):
     def __init__(self, encoder: nn.Module | None = None) -> None:
         super().__init__("text")
         self.mapping = nn.Module()
-        self.mapping.encoder = encoder
+        self.mapping.add_module("encoder", encoder)
         self.conditions: list[Condition] = []
 
     def sample(self, latents: Latents, condition: Condition = None) -> Tensor:

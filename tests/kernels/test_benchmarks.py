@@ -10,7 +10,7 @@ import pytest
 
 from bench.kernel_calls import bind
 from bench.pytest_gpu import KernelBenchmark, benchmark_device
-from bench.workloads import Workload, draw, workloads
+from bench.workloads import Workload, check, draw, workloads
 from kernels.registry import KERNELS
 
 DEVICE = benchmark_device()
@@ -21,8 +21,7 @@ def test_kernel_is_right_and_timed(workload: Workload, kernel_benchmark: KernelB
     inputs = draw(workload, DEVICE)
     run = bind(workload, inputs)
     exact = bind(workload, {name: tensor.double() for name, tensor in inputs.items()}, "reference")()
-    for out, want in zip(run(), exact, strict=True):
-        assert (out.double() - want).norm() <= KERNELS[workload.kernel].tolerance[workload.dtype] * want.norm()
+    check(workload, run(), exact)
     kernel_benchmark(workload, run)
 
 
