@@ -26,6 +26,7 @@ from tests.conftest import REPOSITORY
 def quiet_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of these tests may touch the user's cache, runs or data."""
     monkeypatch.setattr(run_module, "RUNS", tmp_path / "results" / "runs")
+    monkeypatch.setattr("bench.commands.RUNS", tmp_path / "results" / "runs")
     monkeypatch.setenv("STYLEBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("STYLEBENCH_DATA", raising=False)
     monkeypatch.setattr("bench.commands.network_available", lambda: False)
