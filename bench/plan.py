@@ -109,8 +109,9 @@ def _auto_suite(options: PlanOptions, device: torch.device) -> tuple[Suite, str]
 
 
 def default_models(dataset: str, resolution: int) -> list[str]:
-    """The model for a data set that the suite does not list: a published one of it, else a plain one of its size."""
-    published = [s.name for s in MODELS.values() if (s.dataset, s.resolution) == (dataset, resolution)]
+    """The model for a data set that the suite does not list: its published StyleGAN2, else a plain one of its size."""
+    wanted = ("StyleGAN2", dataset, resolution)
+    published = [s.name for s in MODELS.values() if (s.family, s.dataset, s.resolution) == wanted]
     generic = f"stylegan2-half-{resolution}"
     return published[:1] or ([generic] if generic in MODELS else [])
 
