@@ -98,17 +98,19 @@ def fetch_model(name: str, *, offline: bool = False) -> Path:
 @contextmanager
 def _unpacked(source: Path) -> Iterator[Path]:
     """The checkpoint itself, where an archive holds it beside others: BigGAN's author published whole folders."""
-    names = zipfile.ZipFile(source).namelist() if zipfile.is_zipfile(source) else []
-    wanted = [name for name in names if Path(name).name == ARCHIVED]
-    if len(wanted) != 1:
+    if not zipfile.is_zipfile(source):
         yield source
         return
-    size = zipfile.ZipFile(source).getinfo(wanted[0]).file_size
-    if size > 4 * source.stat().st_size:  # weights hardly compress
-        raise CheckpointError(f"{source}: {wanted[0]} would unpack to {size} bytes. It is not a file of weights")
-    with TemporaryDirectory(dir=source.parent) as folder:
+    with zipfile.ZipFile(source) as archive, TemporaryDirectory(dir=source.parent) as folder:
+        wanted = [info for info in archive.infolist() if Path(info.filename).name == ARCHIVED]
+        if len(wanted) != 1:
+            yield source
+            return
+        name, size = wanted[0].filename, wanted[0].file_size
+        if size > 4 * source.stat().st_size:  # weights hardly compress
+            raise CheckpointError(f"{source}: {name} would unpack to {size} bytes. It is not a file of weights")
         target = Path(folder) / ARCHIVED
-        with zipfile.ZipFile(source).open(wanted[0]) as member, target.open("wb") as file:
+        with archive.open(wanted[0]) as member, target.open("wb") as file:
             shutil.copyfileobj(member, file)
         yield target
 
