@@ -48,7 +48,7 @@ def test_licence_is_apache() -> None:
 
 def test_tracked_files_are_small_and_publishable() -> None:
     files = tracked_files()
-    assert [str(f) for f in files if f.stat().st_size > 3 * 2**20] == []
+    assert [str(f) for f in files if f.stat().st_size > 2 * 2**20] == []
     assert [str(f) for f in files if f.suffix.lower() in IMAGES] == []
     golden = sum(f.stat().st_size for f in files if f.is_relative_to(REPOSITORY / "tests" / "golden"))
     assert golden < 10 * 2**20
