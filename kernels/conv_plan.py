@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from kernels.conv_geometry import Geometry
+from kernels.conv_geometry import Geometry, Size
 from kernels.launch import CompileCase, Options, TensorCores, architecture
 from kernels.modulated_conv import NOTHING, Epilogue
 
@@ -20,9 +20,32 @@ PROCESSORS = {"cpu": 1, "meta": 132}  # of a GPU that isn't there: the interpret
 MIN_STEPS, MAX_PARTS = 4, 16  # of a program that makes a part of a convolution, and of the parts
 
 
+# FLOP/s of float16 and bytes/s that kernels reach, about: 70 % and 88 % of a data sheet's
+RATES = {80: (218e12, 1.8e12), 90: (690e12, 2.9e12), 100: (1570e12, 7.0e12)}
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """An image that a launch makes of its output, by products with it, and adds to the image so far.
+
+    All tensors are contiguous. With `fir` the image so far has half the size, and is doubled as `upsample2d` does.
+    """
+
+    image: Tensor  # [N, colours, H, W], which is written
+    weight: Tensor  # [N, colours, O], float32
+    bias: Tensor | None = None  # [colours]
+    clamp: float | None = None
+    skip: Tensor | None = None  # [N, colours, H, W] or half of that: the image so far
+    fir: Tensor | None = None  # [4, 4]
+
+
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """What one launch does beside the convolution; styles and scales are `[N, channels]`."""
+    """What one launch does beside the convolution; styles and scales are `[N, channels]`.
+
+    All but `style` happens after it, in this order: `against`, `scale`, `epilogue`, `moments`, `colours`, `unscaled`,
+    `next_style`.
+    """
 
     style: Tensor | None = None  # by which the input is multiplied
     scale: Tensor | None = None  # by which the convolution is multiplied
@@ -30,6 +53,15 @@ class Fusion:
     next_style: Tensor | None = None  # by which the output is multiplied, for the layer that reads it
     against: Tensor | None = None  # like the output: the sum over pixels of its product with the convolution is wanted
     weight_gain: Tensor | None = None  # [O] of the stored weight, put in when the weight is prepared
+    moments: bool = False  # mean and variance of the output by sample and channel are wanted; not if transposed
+    colours: Colours | None = None  # for which a tile has all output channels: see `paints`
+    unscaled: Tensor | None = None  # like the output, channels_last: is given what that is before `next_style`
+    keep: bool = True  # False: the output itself is not stored
+
+    @property
+    def sums_up(self) -> bool:
+        """Whether sums over the pixels of each sample are wanted."""
+        return self.against is not None or self.moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +90,55 @@ def choose_tile(x: Tensor, geometry: Geometry, out_channels: int, fusion: Fusion
     # channels that are loaded one by one, and float32 on its way to three TF32 products, take registers
     if x.shape[1] % 8 or (capability < 90 and precision(x.dtype) == "tf32x3"):
         m, n = min(m, 64), min(n, 64)
+    if fusion.colours is not None:  # all output channels, and as many warps as leave room for sums over them
+        n = _next_power_of_2(max(out_channels, 16))
+        m = min(m, 64 if n > 64 else 128)
+    if blackwell and fusion.moments:  # 128 x 128 would spill
+        m = min(m, max((1 << 13) // n, 64))
     tiles = _cdiv(rows, m) * _cdiv(out_channels, n)
     while m * n > 4096 and tiles < processors(x.device):
-        m, n = (m, n // 2) if n > m else (m // 2, n)
+        m, n = (m, n // 2) if n > m and fusion.colours is None else (m // 2, n)
         tiles = _cdiv(rows, m) * _cdiv(out_channels, n)
     steps = geometry.kernel[0] * geometry.kernel[1] * _cdiv(x.shape[1], k) // geometry.up**2
     parts = max(min(processors(x.device) // tiles, steps // MIN_STEPS, MAX_PARTS), 1)
-    simple = geometry.up == 1 and geometry.pixels % m == 0 and fusion.against is None and not wide
+    parts = 1 if fusion.colours is not None else parts
+    simple = (
+        geometry.up == 1 and geometry.pixels % m == 0 and fusion.unscaled is None and not fusion.sums_up and not wide
+    )
     if simple and hopper and out_channels >= 256 and m * n == 1 << 14 and tiles >= 8 * processors(x.device):
         n = 256
     # ptxas gives kernels that multiply with tcgen05 few registers, so that four warps spill on a B200
     warps = 8 if m * n * x.element_size() > 1 << 14 or (blackwell and m * n >= 4096) else 4
+    if fusion.colours is not None and n > 64:
+        warps = n // 16
     return Tile(m, n, k, Options(num_warps=warps, num_stages=3 if blackwell or m * n > 4096 else 4), parts)
+
+
+def paints(x: Tensor, geometry: Geometry, out_channels: int) -> bool:
+    """Whether one launch can also make `Colours` of its output: each of its tiles then has all channels."""
+    capability = architecture(x.device)
+    widest = 256 if x.element_size() == 2 and capability < 100 else 128
+    widest = 64 if precision(x.dtype) == "tf32x3" and capability < 90 else widest
+    enough = x.shape[0] * geometry.pixels >= 64 * processors(x.device)  # or tiles would get too flat
+    return out_channels <= widest and x.shape[1] % 8 == 0 and enough
+
+
+def composes(x: Tensor, geometry: Geometry, out_channels: int, fir: Size) -> bool:
+    """Whether a convolution that upsamples is best made one with the filter of `fir` taps that follows it.
+
+    That multiplies by all taps of both together, and saves what lies between them from being written and read. An
+    estimate by the time that multiplications and memory take; nobody measured it.
+    """
+    capability = max(known for known in RATES if known <= max(architecture(x.device), min(RATES)))
+    flops_per_s, bytes_per_s = RATES[capability]
+    if x.element_size() == 4:
+        flops_per_s /= 6 if precision(x.dtype) == "tf32x3" else 2
+    taps = geometry.kernel[0] * geometry.kernel[1] / geometry.up**2  # of an output
+    all_taps = (geometry.kernel[0] + fir[0] - 1) * (geometry.kernel[1] + fir[1] - 1) / geometry.up**2
+    multiply = 2 * x.shape[1] * out_channels / flops_per_s
+    written = out_channels * x.element_size() / bytes_per_s
+    moved = x.shape[1] / geometry.up**2 * x.element_size() / bytes_per_s + written
+    return max(all_taps * multiply, moved) < max(taps * multiply, moved) + 2 * written
 
 
 def rows_of_sample(pixels: int, block: int, *, separate: bool) -> tuple[int, int]:
@@ -123,7 +192,8 @@ def remember(weight: Tensor, key: Hashable, make: Callable[[], Any]) -> Any:
 
 def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied, as PyTorch's flag for convolutions says; three TF32 products are as good as one."""
-    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.allow_tf32 else "tf32x3"
+    cudnn: Any = torch.backends.cudnn  # its older flag, allow_tf32, can't be read where one of the newer ones is set
+    return "tf32" if dtype != torch.float32 or cudnn.conv.fp32_precision == "tf32" else "tf32x3"
 
 
 @cache

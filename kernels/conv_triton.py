@@ -9,15 +9,17 @@ images `[N, H, W, C]`. A transposed convolution is one such product for each pha
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.bias_act import LRELU_SLOPE, Activation
-from kernels.bias_act_triton import activate, clamped, stored_clamp
+from kernels.bias_act import Activation
+from kernels.conv_epilogue_triton import add_up, finish, finish_arguments, new_sums
+from kernels.conv_flat import flat_limit, flat_pays
+from kernels.conv_flat_triton import convolve_through_flat
 from kernels.conv_geometry import Geometry
 from kernels.conv_plan import (
     NO_FUSION,
@@ -36,47 +38,14 @@ SUM_BLOCK, SUM_OPTIONS = 32, Options(num_warps=4)  # output channels of a tile t
 
 
 @triton.jit
-def _finish(
-    total, scale, noise, bias, next_style, against, y, sums, sample, live, pixel, n, tile,
-    batch, out_pixels, out_channels, noise_step, alpha, gain, clamp,
-    NAME: tl.constexpr, CLAMPED: tl.constexpr, ONE_SAMPLE: tl.constexpr, GROUP: tl.constexpr, MASK_N: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Store what a layer makes of the convolution `total`, for a tile of pixels and output channels `n`.
-
-    `sums` adds up `GROUP` rows at a time of `total against`.
-    """
-    inside_n = n < out_channels
-    there = live[:, None] & inside_n[None, :] if MASK_N else live[:, None]
-    at = (sample.to(tl.int64) * out_pixels + pixel)[:, None] * out_channels + n[None, :]
-    if sums is not None:
-        product = total * tl.load(against + at, there, 0.0).to(tl.float32)
-        GROUPS: tl.constexpr = BLOCK_M // GROUP
-        group_sums = tl.sum(tl.reshape(product, [GROUPS, GROUP, BLOCK_N]), 1)
-        group = tile * GROUPS + tl.arange(0, GROUPS)
-        tl.store(sums + group[:, None] * out_channels + n[None, :], group_sums, inside_n[None, :])
-    by_sample = sample * out_channels + n[None, :] if ONE_SAMPLE else sample[:, None] * out_channels + n[None, :]
-    of_sample = inside_n[None, :] if ONE_SAMPLE else inside_n[None, :] & (sample < batch)[:, None]
-    if scale is not None:
-        total *= tl.load(scale + by_sample, of_sample, 0.0).to(tl.float32)
-    if noise is not None:
-        total += tl.load(noise + sample * noise_step + pixel, live, 0.0).to(tl.float32)[:, None]
-    if bias is not None:
-        total += tl.load(bias + n, inside_n, 0.0).to(tl.float32)[None, :]
-    total = activate(total, alpha, NAME) * gain
-    if CLAMPED:
-        total = clamped(total, clamp)
-    if next_style is not None:
-        total *= tl.load(next_style + by_sample, of_sample, 0.0).to(tl.float32)
-    tl.store(y + at, total.to(y.dtype.element_ty), there)
-
-
-@triton.jit
 def _conv_kernel(
-    x, weight, style, scale, noise, bias, next_style, against, y, sums,
+    x, weight, style, scale, noise, bias, next_style, against, y, unscaled, sums,
+    rgb_weight, rgb_bias, skip, skip_fir, image,
     batch, rows_per_sample, in_height, in_width, in_channels, padded_channels,
-    out_height, out_width, out_channels, phase_height, phase_width, noise_step, alpha, gain, clamp,
-    NAME: tl.constexpr, CLAMPED: tl.constexpr, PRECISION: tl.constexpr,
+    out_height, out_width, out_channels, phase_height, phase_width, noise_step, alpha, gain, clamp, rgb_clamp,
+    NAME: tl.constexpr, CLAMPED: tl.constexpr, MOMENTS: tl.constexpr, PRECISION: tl.constexpr,
+    COLOURS: tl.constexpr, RGB_CLAMPED: tl.constexpr, DOUBLED: tl.constexpr,
+    IN_UNIT: tl.constexpr, OUT_UNIT: tl.constexpr,
     KERNEL_Y: tl.constexpr, KERNEL_X: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
     UP: tl.constexpr, DOWN: tl.constexpr, ONE_SAMPLE: tl.constexpr, GROUP: tl.constexpr,
     MASK_K: tl.constexpr, MASK_N: tl.constexpr, PARTIAL: tl.constexpr,
@@ -86,8 +55,9 @@ def _conv_kernel(
 
     `x` `[N, H, W, I]`, `weight` `[O, taps, padded I]`; a program makes `BLOCK_M` pixels of one phase. A sample has
     `rows_per_sample` rows, of which those after its last pixel are idle. If `PARTIAL`, `y` is `[parts, N, H, W, O]`
-    and gets nothing but the convolution, of a part of taps and channels.
+    and gets nothing but the convolution, of a part of taps and channels. Channels are counted in units.
     """
+    in_channels, out_channels = in_channels * IN_UNIT, out_channels * OUT_UNIT
     tiles_n = tl.cdiv(out_channels, BLOCK_N)
     tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
     phase_y, phase_x = tl.program_id(1) // UP, tl.program_id(1) % UP
@@ -148,18 +118,21 @@ def _conv_kernel(
         tl.store(y + tl.program_id(2) * whole + at, total, there)
     else:
         tiles_m = tl.num_programs(0) // tiles_n
-        _finish(
-            total, scale, noise, bias, next_style, against, y, sums, sample, live, out_pixel, n,
-            tl.program_id(1) * tiles_m + tile_m, batch, out_height * out_width, out_channels, noise_step,
-            alpha, gain, clamp, NAME, CLAMPED, ONE_SAMPLE, GROUP, MASK_N, BLOCK_M, BLOCK_N,
+        finish(
+            total, scale, noise, bias, next_style, against, y, unscaled, sums,
+            rgb_weight, rgb_bias, skip, skip_fir, image, sample, live, out_pixel, n,
+            tl.program_id(1) * tiles_m + tile_m, batch, out_height * out_width, out_width, out_channels, noise_step,
+            alpha, gain, clamp, rgb_clamp, NAME, CLAMPED, MOMENTS, COLOURS, RGB_CLAMPED, DOUBLED,
+            ONE_SAMPLE, GROUP, MASK_N, BLOCK_M, BLOCK_N,
         )  # fmt: skip
 
 
 @triton.jit
 def _sum_kernel(
-    partial, scale, noise, bias, next_style, against, y, sums,
+    partial, scale, noise, bias, next_style, against, y, unscaled, sums,
     batch, rows_per_sample, out_pixels, out_channels, parts, noise_step, alpha, gain, clamp,
-    NAME: tl.constexpr, CLAMPED: tl.constexpr, ONE_SAMPLE: tl.constexpr, GROUP: tl.constexpr, MASK_N: tl.constexpr,
+    NAME: tl.constexpr, CLAMPED: tl.constexpr, MOMENTS: tl.constexpr,
+    ONE_SAMPLE: tl.constexpr, GROUP: tl.constexpr, MASK_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Add up the parts of a convolution whose channels and taps several programs shared, and finish it."""
@@ -175,24 +148,29 @@ def _sum_kernel(
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for part in tl.range(0, parts):
         total += tl.load(partial + part * (batch * out_pixels * out_channels) + at, there, 0.0)
-    _finish(
-        total, scale, noise, bias, next_style, against, y, sums, sample, live, pixel, n, tl.program_id(0),
-        batch, out_pixels, out_channels, noise_step, alpha, gain, clamp,
-        NAME, CLAMPED, ONE_SAMPLE, GROUP, MASK_N, BLOCK_M, BLOCK_N,
+    finish(
+        total, scale, noise, bias, next_style, against, y, unscaled, sums, None, None, None, None, None,
+        sample, live, pixel, n, tl.program_id(0),
+        batch, out_pixels, 1, out_channels, noise_step, alpha, gain, clamp, 0.0,
+        NAME, CLAMPED, MOMENTS, 0, False, False, ONE_SAMPLE, GROUP, MASK_N, BLOCK_M, BLOCK_N,
     )  # fmt: skip
 
 
 def convolve(x: Tensor, weight: Tensor, geometry: Geometry, fusion: Fusion = NO_FUSION) -> tuple[Tensor, Tensor | None]:
     """Convolve `x` `[N, C, H, W]` with `weight`, stored `[O, I, kh, kw]`; the output is channels_last.
 
-    Also returns the sums `[N, C]`, in float32, that `fusion.against` asks for. Not differentiable.
+    Also returns, in float32, the sums `[N, C]` that `fusion.against` asks for, or the moments `[2, N, C]`. An output
+    that isn't kept comes back without values, on the device "meta". Not differentiable.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     n, out_channels = x.shape[0], weight.shape[1 if geometry.swapped else 0]
+    if flat_pays(x, geometry, out_channels) and flat_limit(x, geometry, out_channels, fusion) is None:
+        return convolve_through_flat(x, weight, geometry, fusion), None
     shape = (n, out_channels, *geometry.out_size)
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    device = x.device if fusion.keep else torch.device("meta")
+    y = torch.empty(shape, dtype=x.dtype, device=device, memory_format=torch.channels_last)
     if y.numel() == 0:
-        return y, None if fusion.against is None else y.new_zeros(n, out_channels, dtype=torch.float32)
+        return y, x.new_zeros((2, *shape[:2]) if fusion.moments else shape[:2]).float() if fusion.sums_up else None
     tile = choose_tile(x, geometry, out_channels, fusion)
     prepared = prepare_weight(weight, geometry, tile, x.dtype, fusion.weight_gain)
     if tile.parts == 1:
@@ -207,66 +185,46 @@ def _launch(x: Tensor, weight: Tensor, y: Tensor, fusion: Fusion, plan: tuple[Ge
     geometry, tile = plan
     n, channels, out_channels = x.shape[0], x.shape[1], y.shape[-1] if tile.parts > 1 else y.shape[1]
     phase_pixels, phases = geometry.phase_size[0] * geometry.phase_size[1], geometry.up**2
-    rows, group = rows_of_sample(phase_pixels, tile.m, separate=fusion.against is not None)
+    rows, group = rows_of_sample(phase_pixels, tile.m, separate=fusion.sums_up)
     tiles = triton.cdiv(n * rows, tile.m)
-    sums = _new_sums(y, fusion, (phases, tiles * tile.m // group, out_channels))
+    sums = new_sums(fusion, x, (phases, tiles * tile.m // group, out_channels))
     style = None if fusion.style is None else fusion.style.to(x.dtype).contiguous()
-    tensors, numbers, constants = _epilogue(fusion, y, geometry.pixels)
+    tensors, numbers, constants = finish_arguments(
+        fusion, (y if fusion.keep else None, sums), (y.dtype, geometry.pixels)
+    )
+    in_unit, out_unit = (8 if count % 16 == 8 else 1 for count in (channels, out_channels))  # Triton sees 16 itself
     sizes = (
-        *(n, rows, *geometry.in_size, channels, weight.shape[2]),
-        *(*geometry.out_size, out_channels, *geometry.phase_size),
+        *(n, rows, *geometry.in_size, channels // in_unit, weight.shape[2]),
+        *(*geometry.out_size, out_channels // out_unit, *geometry.phase_size),
     )
     constants |= {
-        "PRECISION": precision(x.dtype), "KERNEL_Y": geometry.kernel[0], "KERNEL_X": geometry.kernel[1],
+        "PRECISION": precision(x.dtype), "IN_UNIT": in_unit, "OUT_UNIT": out_unit,
+        "KERNEL_Y": geometry.kernel[0], "KERNEL_X": geometry.kernel[1],
         "PAD_Y": geometry.pad[0], "PAD_X": geometry.pad[1], "UP": geometry.up, "DOWN": geometry.down,
         "ONE_SAMPLE": rows % tile.m == 0, "GROUP": group, "PARTIAL": tile.parts > 1,
         "MASK_K": channels % tile.k != 0, "MASK_N": out_channels % tile.n != 0,
         "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
     }  # fmt: skip
     grid = (tiles * triton.cdiv(out_channels, tile.n), phases, tile.parts)
-    launch(_conv_kernel, grid, (x, weight, style, *tensors, y, sums, *sizes, *numbers), constants, tile.options)
-    return _total(sums, n, rows // group)
+    launch(_conv_kernel, grid, (x, weight, style, *tensors, *sizes, *numbers), constants, tile.options)
+    return add_up(sums, fusion, n, (rows, group, phase_pixels))
 
 
 def _add_parts(partial: Tensor, y: Tensor, fusion: Fusion, tile: Tile) -> Tensor | None:
     n, out_channels, pixels = y.shape[0], y.shape[1], y.shape[2] * y.shape[3]
     block = min(tile.m, 64)
-    rows, group = rows_of_sample(pixels, block, separate=fusion.against is not None)
+    rows, group = rows_of_sample(pixels, block, separate=fusion.sums_up)
     tiles = triton.cdiv(n * rows, block)
-    sums = _new_sums(y, fusion, (1, tiles * block // group, out_channels))
-    tensors, numbers, constants = _epilogue(fusion, y, pixels)
-    constants |= {
+    sums = new_sums(fusion, partial, (1, tiles * block // group, out_channels))
+    (*tensors, _, _, _, _, _), (*numbers, _), constants = finish_arguments(fusion, (y, sums), (y.dtype, pixels))
+    constants = {name: constants[name] for name in ("NAME", "CLAMPED", "MOMENTS")} | {
         "ONE_SAMPLE": rows % block == 0, "GROUP": group, "MASK_N": out_channels % SUM_BLOCK != 0,
         "BLOCK_M": block, "BLOCK_N": SUM_BLOCK,
     }  # fmt: skip
     sizes = (n, rows, pixels, out_channels, len(partial))
     grid = (tiles, triton.cdiv(out_channels, SUM_BLOCK))
-    launch(_sum_kernel, grid, (partial, *tensors, y, sums, *sizes, *numbers), constants, SUM_OPTIONS)
-    return _total(sums, n, rows // group)
-
-
-def _epilogue(fusion: Fusion, y: Tensor, pixels: int) -> tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any]]:
-    """Tensors, numbers and constants that say what happens after the convolution."""
-    epilogue, act = fusion.epilogue, fusion.epilogue.activation
-    noise = None if epilogue.noise is None else epilogue.noise.contiguous()
-    noise_step = pixels if noise is not None and noise.numel() > pixels else 0
-    scale, next_style = (None if t is None else t.contiguous() for t in (fusion.scale, fusion.next_style))
-    against = None if fusion.against is None else fusion.against.contiguous(memory_format=torch.channels_last)
-    alpha = LRELU_SLOPE if act.alpha is None else act.alpha
-    numbers = (noise_step, alpha, act.full_gain, stored_clamp(act.clamp, y.dtype))
-    constants = {"NAME": act.name, "CLAMPED": act.clamp is not None}
-    return (scale, noise, epilogue.bias, next_style, against), numbers, constants
-
-
-def _new_sums(y: Tensor, fusion: Fusion, shape: tuple[int, int, int]) -> Tensor | None:
-    return None if fusion.against is None else y.new_empty(shape, dtype=torch.float32)
-
-
-def _total(sums: Tensor | None, n: int, groups: int) -> Tensor | None:
-    """Add up, in a fixed order, the `groups` of each of `n` samples in all phases; idle groups come last."""
-    if sums is None:
-        return None
-    return sums[:, : n * groups].reshape(-1, n, groups, sums.shape[2]).sum((0, 2))
+    launch(_sum_kernel, grid, (partial, *tensors, *sizes, *numbers), constants, SUM_OPTIONS)
+    return add_up(sums, fusion, n, (rows, group, pixels))
 
 
 def _case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: str) -> CompileCase:
@@ -311,7 +269,32 @@ def _parts_cases(x: tuple[int, int, int, int], dtype: str) -> tuple[CompileCase,
     )
 
 
+def _reader_case(name: str, x: tuple[int, int, int, int], dtype: str) -> CompileCase:
+    """A layer whose input its producer has scaled, and what it makes for those that read its output."""
+
+    def call(dtype: torch.dtype) -> None:
+        size, channels = (x[2], x[3]), x[1]
+        image, unscaled = (torch.empty(x, dtype=dtype, device="meta") for _ in range(2))
+        weight, scale, bias = (
+            torch.empty(shape, device="meta") for shape in ((channels, channels, 3, 3), x[:2], channels)
+        )
+        epilogue = Epilogue(torch.empty(size, device="meta"), bias, Activation("lrelu", clamp=256.0))
+        fusion = Fusion(None, scale, epilogue, moments=True)
+        if name == "two-readers":
+            fusion = Fusion(None, scale, epilogue, scale, unscaled=unscaled)
+        geometry = Geometry.of(size, (3, 3), (1, 1, 1, 1))
+        if name == "forwarded-up":
+            geometry, fusion = Geometry.upsampling(size, (3, 3), 2, flipped=True), Fusion(scale=scale)
+        convolve(image, weight, geometry, fusion)
+
+    return case_of_dtype(f"conv/{name}-{x[1]}-{x[1]}-{x[2]}", dtype, "warpgroup", call)
+
+
 COMPILE_CASES = (
+    replace(_reader_case("two-readers", (16, 512, 64, 64), "float16"), architectures=(80, 100)),  # flat on Hopper
+    _reader_case("forwarded-up", (16, 512, 32, 32), "float16"),
+    _reader_case("moments", (16, 512, 64, 64), "float16"),
+    _reader_case("moments", (16, 512, 64, 64), "float32"),
     _case("512-512-64", (16, 512, 64, 64), 512, "float16"),
     _case("512-512-64", (16, 512, 64, 64), 512, "float32"),
     _case("512-512-64", (16, 512, 64, 64), 512, "tf32"),

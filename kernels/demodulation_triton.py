@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
 
+from kernels.conv_plan import remember
 from kernels.demodulation import EPSILON, weight_energy
 from kernels.launch import CompileCase, Options, launch
 
@@ -64,7 +65,16 @@ class PackedEnergy:
 
 def demodulation_triton(weight: Tensor, styles: Tensor) -> Tensor:
     """Triton implementation of `demodulation`."""
-    return demodulations_triton(PackedEnergy.of([weight]), styles)
+    return demodulations_triton(packed_energy([weight]), styles)
+
+
+def packed_energy(weights: Sequence[Tensor]) -> PackedEnergy:
+    """Return `PackedEnergy.of(weights)`; where it needs no gradient it is kept until one of them changes."""
+    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+        return PackedEnergy.of(weights)
+    others = tuple((weight.data_ptr(), weight._version) for weight in weights[1:])
+    packed: PackedEnergy = remember(weights[0], ("energy", others), lambda: PackedEnergy.of(weights))
+    return packed
 
 
 def demodulations_triton(packed: PackedEnergy, styles: Tensor) -> Tensor:

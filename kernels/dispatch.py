@@ -50,6 +50,11 @@ def use(implementation: Implementation) -> Iterator[None]:
         _implementation.reset(token)
 
 
+def implementation() -> Implementation:
+    """What the present `use` asks for."""
+    return _implementation.get()
+
+
 def is_naive() -> bool:
     """Whether the baseline of speed-ups was asked for: code that has a fast way of its own takes the plain one then."""
     return _implementation.get() == "naive"

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.bias_act import Activation, activate, bias_act_reference, split_gain
-from kernels.dispatch import select
+from kernels.banded_filters import MAX_FACTOR, MAX_RANK, MAX_TAPS, RESIDUAL, Fir
+from kernels.bias_act import HOMOGENEOUS, Activation, activate, bias_act_reference, split_gain
+from kernels.dispatch import INTERPRETED, select
 from kernels.padded_conv import Padding, PaddingLike, as_padding, as_pair
 from kernels.upfirdn2d import Resampling, fir_size, upfirdn2d_naive, upfirdn2d_reference
 
@@ -26,6 +27,7 @@ WHOLE_CHANNELS = 64  # up to so many channels are read together, since single on
 MATRIX_SIDE = 112  # matrix products cost the more per sample the larger a tile is
 
 LRELU = Activation("lrelu")
+Filters = tuple[Tensor | None, Tensor | None]  # of the upsampling and of the downsampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,11 @@ def filtered_lrelu(
     A filter is `[n]` (separable), `[h, w]` or None (identity); brightness is kept where it sums to 1. The output is
     `(H * up + y0 + y1 - h_up - h_down + 1) // down + 1` high, in the dtype of `x`. ValueError for other shapes.
     """
-    return select("filtered_lrelu", x)(x, bias, up_filter, down_filter, spec)
+    tensors = [tensor for tensor in (x, bias) if tensor is not None]
+    # the limit looks at the numbers of a filter, which a graph that is being compiled doesn't have
+    can_ask = (x.is_cuda or INTERPRETED) and not torch.compiler.is_compiling()
+    limit = triton_limit((up_filter, down_filter), spec, x.dtype) if can_ask else None
+    return select("filtered_lrelu", *tensors, limit=limit)(x, bias, up_filter, down_filter, spec)
 
 
 def filtered_lrelu_reference(
@@ -115,7 +121,7 @@ def filtered_lrelu_reference(
     spec: FilteredLReLU = PLAIN,
 ) -> Tensor:
     """PyTorch implementation: polyphase filters, which touch no zeros; on a CPU without autograd, tile by tile."""
-    axes = _checked_axes(x, bias, (up_filter, down_filter), spec)
+    axes = checked_axes(x, bias, (up_filter, down_filter), spec)
     if up_filter is None and down_filter is None and spec.up == spec.down == 1 and not any(as_padding(spec.padding)):
         return bias_act_reference(x, bias, spec.activation)
     bias = None if bias is None else bias.to(x.dtype)
@@ -141,7 +147,7 @@ def filtered_lrelu_naive(
     spec: FilteredLReLU = PLAIN,
 ) -> Tensor:
     """The same step by step, all of it at the high rate. The baseline that speed-ups divide by, and a second oracle."""
-    _checked_axes(x, bias, (up_filter, down_filter), spec)
+    checked_axes(x, bias, (up_filter, down_filter), spec)
     up_filter = x.new_ones(1) if up_filter is None else up_filter
     up_filter = up_filter.to(x.dtype) * spec.up**up_filter.ndim  # a 1-D filter runs along both axes
     up = Resampling(up=spec.up, padding=spec.padding, flip_filter=spec.flip_filter)
@@ -150,9 +156,7 @@ def filtered_lrelu_naive(
     return upfirdn2d_naive(x, down_filter, Resampling(down=spec.down, flip_filter=spec.flip_filter))
 
 
-def _checked_axes(
-    x: Tensor, bias: Tensor | None, filters: tuple[Tensor | None, Tensor | None], spec: FilteredLReLU
-) -> tuple[_Axis, _Axis]:
+def checked_axes(x: Tensor, bias: Tensor | None, filters: Filters, spec: FilteredLReLU) -> tuple[_Axis, _Axis]:
     """Return the vertical and the horizontal axis."""
     if x.ndim != 4 or (bias is not None and bias.shape != x.shape[1:2]):
         raise ValueError(
@@ -172,6 +176,24 @@ def _checked_axes(
             f"filters of {(y_up, x_up)} and {(y_down, x_down)} taps; use more padding"
         )
     return vertical, horizontal
+
+
+def triton_limit(filters: Filters, spec: FilteredLReLU, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernel can't do this for images of `dtype`, or None."""
+    taps = max(max(fir_size(fir)) for fir in filters)
+    if taps > MAX_TAPS:
+        return f"it takes filters of up to {MAX_TAPS} taps along an axis, and this one has {taps}"
+    if max(spec.up, spec.down) > MAX_FACTOR:
+        return f"it resamples by up to {MAX_FACTOR}, and not by {max(spec.up, spec.down)}"
+    if any(fir is not None and fir.requires_grad for fir in filters):
+        return "it gives no gradient of the filters, and one of these needs it"
+    if spec.activation.name not in HOMOGENEOUS:
+        return f"it has the activations {', '.join(HOMOGENEOUS)}, and not {spec.activation.name}"
+    large = [fir for fir in filters if fir is not None and fir.ndim == 2 and min(fir.shape) > MAX_RANK]
+    ranks = [Fir(fir, flipped=False).rank(dtype) for fir in large if dtype in RESIDUAL]
+    if max(ranks, default=1) > MAX_RANK:
+        return f"it takes filters that are sums of up to {MAX_RANK} separable ones, and this one has {max(ranks)}"
+    return None
 
 
 def _tiles(x: Tensor, axes: tuple[_Axis, _Axis]) -> Iterator[tuple[slice, slice, _Tile, _Tile]]:
@@ -202,7 +224,7 @@ def _part(x: Tensor, bias: Tensor | None, rows: _Tile, columns: _Tile) -> Tensor
     return F.pad(x, zeros) if any(zeros) else x
 
 
-def _filter(x: Tensor, filters: tuple[Tensor | None, Tensor | None], spec: FilteredLReLU, padding: Padding) -> Tensor:
+def _filter(x: Tensor, filters: Filters, spec: FilteredLReLU, padding: Padding) -> Tensor:
     """All but the bias."""
     gain, rest = split_gain(spec.activation)
     up_filter, down_filter = (

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.bias_act import LINEAR, Activation, activate, split_gain
-from kernels.conv2d_resample import ResampledConv, conv2d_resample_reference
+from kernels.conv2d_resample import ResampledConv, conv2d_resample_reference, triton_limit
 from kernels.demodulation import EPSILON, demodulation_reference
-from kernels.dispatch import select
+from kernels.dispatch import resolve, select
 from kernels.padded_conv import PaddingLike
-from kernels.upfirdn2d import Resampling, triton_limit
+from kernels.registry import KERNELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,12 @@ class ModulatedConv:
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What a layer does after the convolution: `clamp(act(y + noise + bias) * gain)`."""
+    """What a layer does after the convolution: `clamp(act(y * scale + noise + bias) * gain)`."""
 
     noise: Tensor | None = None  # [H, W] or [N, 1, H, W] of the output, already scaled by its strength
     bias: Tensor | None = None  # [O]
     activation: Activation = LINEAR
+    scale: Tensor | None = None  # [N, O], beside that of the demodulation
 
 
 PLAIN, NOTHING = ModulatedConv(), Epilogue()
@@ -61,9 +63,30 @@ def modulated_conv2d(
     `fir` is the filter of a resampling layer. Returns `[N, O, H * up / down, W * up / down]` with "same" padding,
     in the dtype of `x`; weight and styles may keep a wider one.
     """
-    extra = (tensor for tensor in (fir, epilogue.noise, epilogue.bias) if tensor is not None)
-    run = select("modulated_conv2d", x, weight, styles, *extra, limit=_triton_limit(conv, fir))
+    extra = (tensor for tensor in (fir, epilogue.noise, epilogue.bias, epilogue.scale) if tensor is not None)
+    run = select("modulated_conv2d", x, weight, styles, *extra, limit=triton_limit(fir, conv.resampled()))
     return run(x, weight, styles, conv, fir=fir, epilogue=epilogue)
+
+
+def modulated_conv2d_with_moments(
+    x: Tensor, weight: Tensor, styles: Tensor, conv: ModulatedConv = PLAIN, *, epilogue: Epilogue = NOTHING
+) -> tuple[Tensor, Tensor]:
+    """Return `modulated_conv2d`, and mean and variance `[2, N, O]`, float32, of each channel of it.
+
+    For convolutions that resample nothing, and only where it `fuses`.
+    """
+    run: Any = resolve("kernels.modulated_conv_triton:modulated_conv2d_with_moments_triton")
+    found: tuple[Tensor, Tensor] = run(x, weight, styles, conv, epilogue=epilogue)
+    return found
+
+
+def fuses(*tensors: Tensor, limit: str | None = None) -> bool:
+    """Whether a launch may do more than `modulated_conv2d`: `use` selects Triton, and nobody asks for gradients."""
+    if torch.is_grad_enabled():
+        return False
+    spec = KERNELS["modulated_conv2d"]
+    chosen = select(spec, *tensors, limit=limit)
+    return chosen not in (resolve(spec.reference), resolve(spec.naive or spec.reference))
 
 
 def modulated_conv2d_reference(
@@ -118,13 +141,6 @@ def modulated_conv2d_grouped(
     return _finish(y.reshape(n, -1, *y.shape[2:]), None, epilogue)
 
 
-def _triton_limit(conv: ModulatedConv, fir: Tensor | None) -> str | None:
-    """Why the Triton kernel can't do this, or None."""
-    if conv.up > 1 and conv.down > 1:
-        return f"it resamples up or down in one layer, and not up by {conv.up} and down by {conv.down}"
-    return triton_limit(fir, Resampling(conv.up, conv.down)) if conv.up > 1 or conv.down > 1 else None
-
-
 def _prenormalized(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
     """Bring weight and styles into the range of float16; demodulation takes the factors out again."""
     fan_in = weight[0].numel()
@@ -146,11 +162,12 @@ def _pointwise(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
 
 
 def _finish(y: Tensor, scale: Tensor | None, epilogue: Epilogue) -> Tensor:
-    """Return `clamp(act(y * scale + noise + bias) * gain)`; `scale` `[N, O]`.
+    """Return `clamp(act(y * scale + noise + bias) * gain)`; `scale` `[N, O]` comes beside that of the epilogue.
 
     Without autograd `y` is overwritten: a fresh output costs a CPU several times the arithmetic, in page faults.
     """
     gain, rest = split_gain(epilogue.activation)
+    scale = product(scale, epilogue.scale)
     inplace = not torch.is_grad_enabled()
     into = y if inplace else None
     if scale is not None or epilogue.bias is not None or gain != 1:
@@ -160,6 +177,11 @@ def _finish(y: Tensor, scale: Tensor | None, epilogue: Epilogue) -> Tensor:
     if epilogue.noise is not None:
         y = torch.add(y, epilogue.noise.to(y.dtype), alpha=gain, out=into)
     return activate(y, rest, inplace=inplace)
+
+
+def product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return `a * b`; None is 1."""
+    return (a if b is None else b) if a is None or b is None else a * b
 
 
 def check_shapes(x: Tensor, weight: Tensor, styles: Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,18 +17,15 @@ from torch.autograd import Function
 
 from kernels.bias_act import LINEAR, Activation
 from kernels.bias_act_triton import activation_gradient, bias_act_triton
-from kernels.conv2d_resample import full_padding
-from kernels.conv_geometry import Geometry
+from kernels.conv2d_resample_triton import begin_resampled, convolve_differentiably
+from kernels.conv_geometry import Geometry, Size
 from kernels.conv_gradient_triton import Layer, layer_gradient, recoverable, weight_gradient
 from kernels.conv_plan import Fusion, case_of_dtype, remember
 from kernels.conv_triton import convolve
 from kernels.demodulation import demodulation
 from kernels.launch import CompileCase
-from kernels.modulated_conv import NOTHING, PLAIN, Epilogue, ModulatedConv, check_shapes
-from kernels.upfirdn2d import Resampling
+from kernels.modulated_conv import NOTHING, PLAIN, Epilogue, ModulatedConv, check_shapes, product
 from kernels.upfirdn2d_triton import upfirdn2d_epilogue_triton, upfirdn2d_triton
-
-NO_PADDING = (0, 0, 0, 0)
 
 
 def modulated_conv2d_triton(
@@ -41,28 +38,32 @@ def modulated_conv2d_triton(
     epilogue: Epilogue = NOTHING,
 ) -> Tensor:
     """Triton implementation of `modulated_conv2d`; the output is channels_last. Differentiable any number of times."""
+    check_shapes(x, weight, styles)  # a filter before the convolution commutes with the styles
+    factors = _factors(x, weight, styles, conv.demodulate)
+    factors = replace(factors, scale=product(factors.scale, epilogue.scale))
+    x, weight, geometry, after = begin_resampled(x, weight, fir, conv.resampled())
+    if not after:
+        return _layer(x, weight, factors, geometry, epilogue)
+    *first, last = after
+    y = _layer(x, weight, factors, geometry, NOTHING)
+    for resampling in first:
+        y = upfirdn2d_triton(y, fir, resampling)
+    return upfirdn2d_epilogue_triton(y, fir, last, epilogue)
+
+
+def modulated_conv2d_with_moments_triton(
+    x: Tensor, weight: Tensor, styles: Tensor, conv: ModulatedConv = PLAIN, *, epilogue: Epilogue = NOTHING
+) -> tuple[Tensor, Tensor]:
+    """Triton implementation of `modulated_conv2d_with_moments`."""
     check_shapes(x, weight, styles)
     factors = _factors(x, weight, styles, conv.demodulate)
-    padding, flipped = full_padding(fir, conv.resampled()), not conv.flip_weight
-    kernel = (weight.shape[2], weight.shape[3])
-    if conv.up == 1:
-        at_once = conv.down if kernel == (1, 1) else 1
-        if conv.down > 1:  # a filter commutes with the styles
-            x, padding = upfirdn2d_triton(x, fir, Resampling(1, at_once, padding)), NO_PADDING
-        size = (x.shape[2], x.shape[3])
-        geometry = Geometry.of(size, kernel, padding, down=conv.down // at_once, flipped=flipped)
-        return _layer(x, weight, factors, geometry, epilogue)
-    size, up, resampling = (x.shape[2], x.shape[3]), 1, Resampling(conv.up, 1, padding, gain=float(conv.up**2))
-    if kernel == (1, 1):
-        geometry = Geometry.of(size, kernel, NO_PADDING, flipped=flipped)
-    else:
-        geometry = Geometry.upsampling(size, kernel, conv.up, flipped=flipped)
-        x0, x1, y0, y1 = padding
-        (kh, kw), up = kernel, conv.up
-        padding = x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up
-        resampling = Resampling(1, 1, padding, gain=float(up**2))
-    y = _layer(x, weight, factors, geometry, NOTHING)
-    return upfirdn2d_epilogue_triton(y, fir, resampling, epilogue)
+    x, weight, geometry, _ = begin_resampled(x, weight, None, conv.resampled())
+    epilogue = with_noise_of(epilogue, x.shape[0], geometry.out_size)
+    scale = product(factors.scale, epilogue.scale)
+    fusion = Fusion(factors.styles, scale, epilogue, weight_gain=factors.weight_gain, moments=True)
+    y, moments = convolve(x, weight, geometry, fusion)
+    assert moments is not None
+    return y, moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +83,39 @@ def _factors(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> _Fa
     if x.dtype != torch.float16:
         return _Factors(styles, scale, None)
     # into the range of float16 and out of it again: the factors cancel, so they may count as constants
-    style_gain = _reciprocal(styles.detach().abs().amax(1, keepdim=True))
-    weight_gain: Tensor = remember(weight, "gain", lambda: _weight_gain(weight))
-    return _Factors(styles * style_gain, scale / (style_gain * weight_gain), weight_gain)
+    style_gain, gain = reciprocal(styles.detach().abs().amax(1, keepdim=True)), weight_gain(weight)
+    return _Factors(styles * style_gain, scale / (style_gain * gain), gain)
 
 
-def _weight_gain(weight: Tensor) -> Tensor:
-    """`[O]` that bring the weights of each output into `[-1, 1] / sqrt(number of inputs)`."""
-    return _reciprocal(weight.float().abs().amax((1, 2, 3)) * math.sqrt(weight[0].numel()))
+def weight_gain(weight: Tensor) -> Tensor:
+    """Return `[O]` that bring the weights of each output into `[-1, 1] / sqrt(number of inputs)`, for float16."""
+
+    def make() -> Tensor:
+        return reciprocal(weight.float().abs().amax((1, 2, 3)) * math.sqrt(weight[0].numel()))
+
+    gain: Tensor = remember(weight, "gain", make)
+    return gain
 
 
-def _reciprocal(largest: Tensor) -> Tensor:
-    """`1 / largest`, and 1 where all is zero."""
+def reciprocal(largest: Tensor) -> Tensor:
+    """Return `1 / largest`, and 1 where all is zero."""
     return 1 / torch.where(largest == 0, 1, largest)
 
 
 def _layer(x: Tensor, weight: Tensor, factors: _Factors, geometry: Geometry, epilogue: Epilogue) -> Tensor:
+    epilogue = with_noise_of(epilogue, x.shape[0], geometry.out_size)
     noise, bias, act = epilogue.noise, epilogue.bias, epilogue.activation
-    if noise is not None and noise.shape[-2:] != geometry.out_size:
-        noise = noise.expand(x.shape[0], 1, *geometry.out_size)
     fused = recoverable(act)
     spec = _Spec(geometry, act if fused else LINEAR, factors.weight_gain)
     y: Tensor = _Layer.apply(x, weight, factors.styles, factors.scale, noise, bias if fused else None, spec)
     return y if fused else bias_act_triton(y, bias, act)
+
+
+def with_noise_of(epilogue: Epilogue, n: int, size: Size) -> Epilogue:
+    """The epilogue with noise for each pixel, also where one number was given for many."""
+    if epilogue.noise is None or epilogue.noise.shape[-2:] == size:
+        return epilogue
+    return replace(epilogue, noise=epilogue.noise.expand(n, 1, *size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,46 +185,17 @@ def _linear_part(operands: Sequence[Tensor | None], spec: _Spec) -> Tensor:
     assert styles is not None
     if spec.weight_gain is not None:
         weight = weight * spec.weight_gain[:, None, None, None].to(weight.dtype)
-    z: Tensor = _Conv.apply(x * styles[:, :, None, None].to(x.dtype), weight, spec.geometry)
+    z = convolve_differentiably(x * styles[:, :, None, None].to(x.dtype), weight, spec.geometry)
     return z if scale is None else z * scale[:, :, None, None].to(z.dtype)
 
 
-class _Conv(Function):
-    """A convolution of this geometry."""
+def _case(
+    name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtype: str, flat: bool = False
+) -> CompileCase:
+    """The launch of one layer; its demodulation and, of one that upsamples, its filter are cases elsewhere.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = geometry
-        return convolve(x, weight, geometry)[0]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        dx = _Conv.apply(dy, weight, ctx.geometry.transposed) if ctx.needs_input_grad[0] else None
-        dweight = _WeightGradient.apply(x, dy, ctx.geometry, weight.dtype) if ctx.needs_input_grad[1] else None
-        return dx, dweight, None
-
-
-class _WeightGradient(Function):
-    """The gradient of the weight of `_Conv`, which is linear in the input and in the gradient of the output."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dy: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(x, dy)
-        ctx.geometry = geometry
-        return weight_gradient(x, dy, geometry).to(dtype)
-
-    @staticmethod
-    def backward(ctx: Any, dweight: Tensor) -> tuple[Tensor | None, ...]:
-        x, dy = ctx.saved_tensors
-        dx = _Conv.apply(dy, dweight, ctx.geometry.transposed) if ctx.needs_input_grad[0] else None
-        ddy = _Conv.apply(x, dweight, ctx.geometry) if ctx.needs_input_grad[1] else None
-        return dx, ddy, None, None
-
-
-def _case(name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtype: str) -> CompileCase:
-    """The launch of one layer; its demodulation and, of one that upsamples, its filter are cases elsewhere."""
+    So are, on Hopper, the two launches of a layer that runs `flat` there.
+    """
     outputs, taps = weight
 
     def call(dtype: torch.dtype) -> None:
@@ -232,18 +214,20 @@ def _case(name: str, x: tuple[int, int, int, int], weight: tuple[int, int], dtyp
             epilogue = NOTHING if name == "up" else Epilogue(noise, bias, Activation("lrelu", clamp=256.0))
             _layer(image, stored, _Factors(styles, scale, None), geometry, epilogue)
 
-    return case_of_dtype(f"modulated_conv/{name}-{x[1]}-{outputs}-{x[2]}", dtype, "warpgroup", call)
+    case = case_of_dtype(f"modulated_conv/{name}-{x[1]}-{outputs}-{x[2]}", dtype, "warpgroup", call)
+    return replace(case, architectures=(80, 100)) if flat else case
 
 
 COMPILE_CASES = (
-    _case("layer", (16, 512, 64, 64), (512, 3), "float16"),
-    _case("layer", (16, 512, 64, 64), (512, 3), "bfloat16"),
+    _case("layer", (16, 512, 64, 64), (512, 3), "float16", flat=True),
+    _case("layer", (16, 512, 64, 64), (512, 3), "bfloat16", flat=True),
     _case("layer", (16, 512, 64, 64), (512, 3), "float32"),
     _case("layer", (16, 512, 64, 64), (512, 3), "tf32"),
-    _case("layer", (16, 512, 36, 36), (512, 3), "float16"),
+    _case("layer", (16, 512, 36, 36), (512, 3), "float16", flat=True),
     _case("layer", (4, 64, 1024, 1024), (32, 3), "float16"),
     _case("layer", (4, 32, 1024, 1024), (32, 3), "float16"),
     _case("layer", (4, 81, 1044, 1044), (51, 1), "float16"),
+    _case("layer", (4, 88, 1044, 1044), (56, 1), "float16"),
     _case("up", (16, 512, 32, 32), (512, 3), "float16"),
     _case("up", (16, 64, 512, 512), (32, 3), "float16"),
     _case("up", (16, 512, 32, 32), (512, 3), "float32"),

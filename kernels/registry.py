@@ -68,7 +68,7 @@ KERNELS: dict[str, KernelSpec] = {
         summary="convolution with FIR-filtered up- or downsampling",
         reference="kernels.conv2d_resample:conv2d_resample_reference",
         naive="kernels.conv2d_resample:conv2d_resample_naive",
-        triton=None,
+        triton="kernels.conv2d_resample_triton:conv2d_resample_triton",
         tolerance=_TOLERANCE,
         cases=_CONV_CASES,
         flops=costs.conv_flops,
@@ -89,7 +89,7 @@ KERNELS: dict[str, KernelSpec] = {
         name="filtered_lrelu",
         summary="bias, upsampling, leaky ReLU and downsampling of a StyleGAN3 layer",
         reference="kernels.filtered_lrelu:filtered_lrelu_reference",
-        triton=None,
+        triton="kernels.filtered_lrelu_triton:filtered_lrelu_triton",
         tolerance=_TOLERANCE,
         cases=(
             LayerShape(2, 3, 3, 9, 7, up=2, down=2),

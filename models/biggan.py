@@ -195,18 +195,19 @@ class BigGANGenerator(nn.Module):
         return {"z": truncated_normal(rng, TRUNCATION_RANGE * psi, self.z_dim)}
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
-
-        255 (x + 1) / 2 is cut to an integer, not rounded: so the official code writes the images that it evaluates.
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, 3, H, W]` in [-1, 1] from stacked latents of `draw` and int64 `[N]` labels.
 
         Raises:
             ValueError: labels are missing or out of range.
         """
         z = latents["z"].to(self.linear.weight)
         c = cast("Tensor", one_hot(condition, self.num_classes, like=z))
-        images: Tensor = self(z, c)
-        return (255 * (images + 1) / 2).to(torch.uint8)
+        return cast("Tensor", self(z, c))
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """The images as uint8: 255 (x + 1) / 2 is cut to an integer, as the official code writes images."""
+        return (255 * (self.images(latents, condition) + 1) / 2).to(torch.uint8)
 
 
 def build(**kwargs: Any) -> BigGANGenerator:

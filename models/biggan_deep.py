@@ -307,18 +307,19 @@ class BigGANDeepGenerator(nn.Module):
         return {"z": self._truncation() * truncated_normal(rng, _TRUNCATION_RANGE, self.z_dim)}
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
-
-        (x + 1) / 2 * 256 is clipped to 255 and cut to an integer: so the package writes images.
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, 3, H, W]` in [-1, 1] from stacked latents of `draw` and int64 `[N]` labels.
 
         Raises:
             ValueError: labels are missing or out of range.
         """
         z = latents["z"].to(self.embeddings.weight)
         c = cast("Tensor", one_hot(condition, self.num_classes, like=z))
-        images: Tensor = self(z, c)
-        return ((images + 1) / 2 * 256).clamp(0, 255).to(torch.uint8)
+        return cast("Tensor", self(z, c))
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """The images as uint8: (x + 1) / 2 * 256 is clipped to 255 and cut to an integer, as the package writes."""
+        return ((self.images(latents, condition) + 1) / 2 * 256).clamp(0, 255).to(torch.uint8)
 
 
 def build(**kwargs: Any) -> BigGANDeepGenerator:

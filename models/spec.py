@@ -30,7 +30,7 @@ class ImageGenerator(Protocol):
     """A generator of any family, GAN or diffusion.
 
     A sample is drawn in two steps, so that it can't depend on the batch it is drawn in: `draw` makes the
-    random numbers of one sample on the CPU, `sample` turns a stacked batch of these into pixels.
+    random numbers of one sample on the CPU, `images` or `sample` turns a stacked batch of these into pixels.
     """
 
     resolution: int
@@ -43,8 +43,12 @@ class ImageGenerator(Protocol):
         """Draw the random numbers of one sample: float32 CPU tensors without a batch dimension."""
         ...
 
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, 3, H, W]` in [-1, 1], not yet rounded, from latents and what `conditioning` asks for."""
+        ...
+
     def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents and what `conditioning` asks for."""
+        """The same as uint8 pixels, rounded as the official code of the family does."""
         ...
 
 

@@ -222,8 +222,8 @@ class StyleGAN1Generator(nn.Module):
         return draw_with_noise(rng, self.z_dim, self.config.noise_shapes, self.settings.noise_mode)
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, C, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, C, H, W]` in [-1, 1] from stacked latents of `draw` and int64 `[N]` labels.
 
         Raises:
             ValueError: labels are missing, not wanted or out of range.
@@ -232,7 +232,12 @@ class StyleGAN1Generator(nn.Module):
         z = latents["z"].to(self.mapping.w_avg)
         c = one_hot(condition, self.num_classes, like=z)
         ws = self.mapping(z, c, settings.truncation_psi, settings.truncation_cutoff)
-        return to_uint8(self.synthesis(ws, settings.noise_mode, drawn_noise(latents, settings.noise_mode)))
+        images: Tensor = self.synthesis(ws, settings.noise_mode, drawn_noise(latents, settings.noise_mode))
+        return images
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """The images as uint8 `[N, C, H, W]`."""
+        return to_uint8(self.images(latents, condition))
 
 
 def build(**kwargs: Any) -> StyleGAN1Generator:

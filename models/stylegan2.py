@@ -8,7 +8,7 @@ PyTorch networks, so that their state dicts load as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from kernels.bias_act import Activation
 from kernels.conv2d_resample import ResampledConv
-from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
+from kernels.modulated_conv import Epilogue, ModulatedConv
+from kernels.synthesis_chain import StyledBlock, StyledConv, is_chained, synthesis_chain
 from kernels.upfirdn2d import setup_filter, upsample2d
 from models.layers import FIR_TAPS, FullyConnectedLayer, ResampledSkip, fill_normal, one_hot, scaled, to_uint8
 from models.mapping import MappingNetwork
@@ -55,8 +56,8 @@ class SynthesisLayer(nn.Module):
             fill_normal(self.noise_const, rng)
             self.noise_strength.zero_()
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
-        """Apply the layer to `[N, Cin, H, W]` under styles `[N, w_dim]`; noise is `[H, W]` or `[N, 1, H, W]`."""
+    def styled(self, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> StyledConv:
+        """The convolution of the layer under styles `[N, w_dim]`; noise is `[H, W]` or `[N, 1, H, W]`."""
         epilogue = Epilogue(
             noise=None if noise is None else noise * self.noise_strength,
             bias=self.bias,
@@ -64,7 +65,11 @@ class SynthesisLayer(nn.Module):
         )
         # the up-sampling layers were trained with true convolution, all others with correlation
         conv = ModulatedConv(up=self.up, padding=self.weight.shape[2] // 2, flip_weight=self.up == 1)
-        return modulated_conv2d(x, self.weight, self.affine(w), conv, fir=self.resample_filter, epilogue=epilogue)
+        return StyledConv(self.weight, self.affine(w), conv, epilogue, self.resample_filter)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
+        """Apply the layer to `[N, Cin, H, W]`."""
+        return self.styled(w, noise, gain)(x)
 
 
 class ToRGBLayer(nn.Module):
@@ -83,11 +88,15 @@ class ToRGBLayer(nn.Module):
         fill_normal(self.weight, rng)
         self.bias.zero_()
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Turn features `[N, C, H, W]` into colours `[N, img_channels, H, W]` under styles `[N, w_dim]`."""
+    def styled(self, w: Tensor, fir: Tensor | None = None) -> StyledConv:
+        """The convolution of the layer under styles `[N, w_dim]`."""
         styles = self.affine(w) / math.sqrt(self.weight.shape[1])
         epilogue = Epilogue(bias=self.bias, activation=self.activation)
-        return modulated_conv2d(x, self.weight, styles, ModulatedConv(demodulate=False), epilogue=epilogue)
+        return StyledConv(self.weight, styles, ModulatedConv(demodulate=False), epilogue, fir)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Turn features `[N, C, H, W]` into colours `[N, img_channels, H, W]` under styles `[N, w_dim]`."""
+        return self.styled(w)(x)
 
 
 class SynthesisBlock(nn.Module):
@@ -139,6 +148,13 @@ class SynthesisBlock(nn.Module):
             image = rgb if image is None else upsample2d(image, self.resample_filter) + rgb
         return x, image
 
+    def styled(self, ws: Tensor, noises: Sequence[Tensor | None], dtype: torch.dtype) -> StyledBlock:
+        """The layers of a block without residual, as `synthesis_chain` takes them."""
+        layers = [layer for layer in self.children() if isinstance(layer, SynthesisLayer)]
+        convs = [layer.styled(w, noise) for layer, w, noise in zip(layers, ws.unbind(1), noises, strict=False)]
+        to_rgb = self.torgb.styled(ws[:, self.num_convs], self.resample_filter) if self.has_rgb else None
+        return StyledBlock(convs, to_rgb, dtype)
+
     def _features(self, x: Tensor, ws: Tensor, noises: Sequence[Tensor | None]) -> Tensor:
         if self.num_convs == 1:
             return cast("Tensor", self.conv1(x, ws[:, 0], noises[0]))
@@ -170,16 +186,23 @@ class SynthesisNetwork(nn.Module):
         consts = (noise for block in self.children() for noise in cast("SynthesisBlock", block).noise_consts)
         maps = noise_maps_of(ws, noise_mode, noise_maps, self.config.noise_resolutions, consts)
         noises = maps or [None] * (self.config.num_ws - 1)
-        x: Tensor | None = None
-        image: Tensor | None = None
-        layer = 0
         half_may_run = ws.is_cuda and ws.dtype == torch.float32 and not force_fp32  # float64 copies stay exact
-        for block in cast("Iterable[SynthesisBlock]", self.children()):
+        blocks = [cast("SynthesisBlock", block) for block in self.children()]
+        inputs = []
+        layer = 0
+        for block in blocks:
             dtype = torch.float16 if block.is_half and half_may_run else ws.dtype
             end = layer + block.num_convs
             # ToRGB shares its style vector with the first convolution of the next block
-            x, image = block(x, image, ws[:, layer : end + 1], noises[layer:end], dtype)
+            inputs.append((ws[:, layer : end + 1], noises[layer:end], dtype))
             layer = end
+        if self.config.architecture != "resnet" and is_chained(ws, blocks[-1].resample_filter):
+            styled = [block.styled(*given) for block, given in zip(blocks, inputs, strict=True)]
+            return synthesis_chain(blocks[0].const[None], styled).to(ws.dtype)
+        x: Tensor | None = None
+        image: Tensor | None = None
+        for block, given in zip(blocks, inputs, strict=True):
+            x, image = block(x, image, *given)
         assert image is not None
         return image
 
@@ -223,8 +246,8 @@ class StyleGAN2Generator(nn.Module):
         return draw_with_noise(rng, self.z_dim, shapes, self.settings.noise_mode)
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, 3, H, W]` in [-1, 1] from stacked latents of `draw` and int64 `[N]` labels.
 
         Raises:
             ValueError: labels are missing, not wanted or out of range.
@@ -234,7 +257,12 @@ class StyleGAN2Generator(nn.Module):
         c = one_hot(condition, self.num_classes, like=z)
         ws = self.mapping(z, c, settings.truncation_psi, settings.truncation_cutoff)
         maps = drawn_noise(latents, settings.noise_mode)
-        return to_uint8(self.synthesis(ws, settings.noise_mode, maps, settings.force_fp32))
+        images: Tensor = self.synthesis(ws, settings.noise_mode, maps, settings.force_fp32)
+        return images
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """The images as uint8 `[N, C, H, W]`."""
+        return to_uint8(self.images(latents, condition))
 
 
 def build(**kwargs: Any) -> StyleGAN2Generator:

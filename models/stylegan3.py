@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from kernels.bias_act import Activation
+from kernels.conv_plan import remember
 from kernels.demodulation import demodulation
 from kernels.filtered_lrelu import FilteredLReLU, filtered_lrelu
-from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
+from kernels.modulated_conv import Epilogue, ModulatedConv, fuses
+from kernels.synthesis_chain import StyledConv
 from models.filter_design import lowpass_filter
 from models.fourier_input import SynthesisInput
 from models.layers import FullyConnectedLayer, fill_normal, one_hot, to_uint8
@@ -44,17 +46,29 @@ def modulated_conv_with_gain(
     are small; styles officially over the batch, here for each sample, which must not depend on its batch. Returns
     `[N, O, H, W]` with `bias` `[O]` added.
     """
-    if not conv.demodulate:
-        gained = styles if input_gain is None else styles * input_gain
-        return modulated_conv2d(x, weight, gained, conv, epilogue=Epilogue(bias=bias))
-    weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
-    styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
+    return balanced(StyledConv(weight, styles, conv, Epilogue(bias=bias)), input_gain)(x)
+
+
+def balanced(layer: StyledConv, input_gain: Tensor | None) -> StyledConv:
+    """The convolution of `modulated_conv_with_gain`, whose demodulation is a scale of its output."""
+    if not layer.conv.demodulate:
+        return layer if input_gain is None else replace(layer, styles=layer.styles * input_gain)
+    weight = unit_weight(layer.weight)
+    styles = layer.styles * layer.styles.square().mean(1, keepdim=True).rsqrt()
     root = math.sqrt(weight[0].numel())  # keeps the sums of the convolution within float16
     gained = styles / root if input_gain is None else styles / root * input_gain
-    y = modulated_conv2d(x, weight, gained, replace(conv, demodulate=False))
-    scale = (demodulation(weight, styles) * root).to(y.dtype)[:, :, None, None]
-    shift = y.new_zeros(1) if bias is None else bias.to(y.dtype)[:, None, None]
-    return torch.addcmul(shift, y, scale, out=None if torch.is_grad_enabled() else y)
+    epilogue = replace(layer.epilogue, scale=demodulation(weight, styles) * root)
+    return StyledConv(weight, gained, replace(layer.conv, demodulate=False), epilogue)
+
+
+def unit_weight(weight: Tensor) -> Tensor:
+    """Return `[O, I, k, k]` with a mean square of 1 for each output; made once for inference."""
+
+    def make() -> Tensor:
+        return weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
+
+    made: Tensor = make() if torch.is_grad_enabled() else remember(weight, "unit", make)
+    return made
 
 
 class SynthesisLayer(nn.Module):
@@ -82,6 +96,11 @@ class SynthesisLayer(nn.Module):
         activation = Activation(name, gain=gain, clamp=spec.conv_clamp)
         self.filtering = FilteredLReLU(spec.up_factor, spec.down_factor, spec.padding, activation)
 
+    @property
+    def aligned_channels(self) -> int:
+        """Output channels and as many more as make them a multiple of 8, which GPUs load at once."""
+        return -(-self.spec.out_channels // 8) * 8
+
     def reset(self, rng: np.random.Generator) -> None:
         """Draw the start of training."""
         fill_normal(self.weight, rng)
@@ -91,13 +110,16 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, dtype: torch.dtype, update_emas: bool = False) -> Tensor:
         """Map `[N, Cin, in_size, in_size]` to `[N, Cout, out_size, out_size]` under styles `[N, w_dim]`."""
         if update_emas:
-            magnitude = x.detach().to(self.magnitude_ema.dtype).square().mean()
+            magnitude = x[:, : self.spec.in_channels].detach().to(self.magnitude_ema.dtype).square().mean()
             self.magnitude_ema.copy_(magnitude.lerp(self.magnitude_ema, self.spec.magnitude_ema_beta))
         styles = self.affine(w)
         if self.spec.is_torgb:
             styles = styles / math.sqrt(self.weight[0].numel())
-        gain = self.magnitude_ema.rsqrt()
-        x = modulated_conv_with_gain(x.to(dtype), self.weight, styles, self.conv, input_gain=gain, bias=self.bias)
+        layer = StyledConv(self.weight, styles, self.conv, Epilogue(bias=self.bias))
+        layer = balanced(layer, self.magnitude_ema.rsqrt())
+        if fuses(x, self.weight):  # from here to ToRGB there are zeros after channels that 8 doesn't divide
+            layer = layer.widened(x.shape[1], self.spec.out_channels if self.spec.is_torgb else self.aligned_channels)
+        x = layer(x.to(dtype))
         return filtered_lrelu(x, None, self.up_filter, self.down_filter, self.filtering)
 
 
@@ -178,8 +200,8 @@ class AliasFreeGenerator(nn.Module):
         return {"z": torch.from_numpy(rng.standard_normal(self.z_dim, dtype=np.float32))}
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and int64 `[N]` labels.
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, 3, H, W]` in [-1, 1] from stacked latents of `draw` and int64 `[N]` labels.
 
         Raises:
             ValueError: labels are missing, not wanted or out of range.
@@ -189,7 +211,11 @@ class AliasFreeGenerator(nn.Module):
         c = one_hot(condition, self.num_classes, like=z)
         ws = self.mapping(z, c, settings.truncation_psi, settings.truncation_cutoff)
         parts = ws.split(self.synthesis.samples_at_once(ws))
-        return torch.cat([to_uint8(self.synthesis(part, force_fp32=settings.force_fp32)) for part in parts])
+        return torch.cat([self.synthesis(part, force_fp32=settings.force_fp32) for part in parts])
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """The images as uint8 `[N, C, H, W]`."""
+        return to_uint8(self.images(latents, condition))
 
 
 class StyleGAN3Generator(AliasFreeGenerator):

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kernels.bias_act import Activation
-from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
+from kernels.group_norm import GroupNorm, group_norm
+from kernels.modulated_conv import Epilogue, ModulatedConv, fuses, modulated_conv2d, modulated_conv2d_with_moments
 from kernels.upfirdn2d import setup_filter, upsample2d
 from models.clip_text import TextEncoder, encode_prompts, text_features
 from models.fourier_input import SynthesisInput
@@ -136,29 +136,35 @@ class SynthesisLayer(nn.Module):
             self.norm.bias.zero_()
             self.gamma.fill_(self.config.layer_scale_init)
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
-        """Apply the layer to `[N, Cin, H, W]` under styles `[N, w_dim]`; noise is `[H, W]` or `[N, 1, H, W]`."""
-        epilogue = Epilogue(
-            noise=None if noise is None else noise * self.noise_strength,
-            bias=self.bias,
-            activation=scaled(self.activation, gain),
-        )
-        x = self._normalised(x) if self.config.residual else x
-        y = modulated_conv2d(x, self.weight, self.affine(w), self.conv, fir=self.resample_filter, epilogue=epilogue)
+    def forward(
+        self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0, moments: Tensor | None = None
+    ) -> Tensor:
+        """Apply the layer to `[N, Cin, H, W]` under styles `[N, w_dim]`; noise is `[H, W]` or `[N, 1, H, W]`.
+
+        `moments` of a residual layer's input are those that `with_moments` gave along with it.
+        """
         if not self.config.residual:
-            return y
+            return modulated_conv2d(x, *self._styled(w), fir=self.resample_filter, epilogue=self._epilogue(noise, gain))
+        norm = self.norm
+        x = group_norm(x, GroupNorm(norm.num_groups, norm.weight, norm.bias, norm.eps), moments)
+        y = modulated_conv2d(x, *self._styled(w), epilogue=self._epilogue(noise, gain))
         # what is added is the normalised input
         return torch.addcmul(x, y, self.gamma.to(y.dtype)).mul_(math.sqrt(2))
 
-    def _normalised(self, x: Tensor) -> Tensor:
-        """Group norm, never in half precision."""
-        wide, groups = x.to(self.norm.weight.dtype), self.norm.num_groups
-        # what is subtracted changes nothing but the rounding: of channels_last images torch takes the mean of squares
-        # less the square of the mean, which has no digits left where the mean is large
-        with torch.no_grad():
-            means = wide.mean((2, 3)).unflatten(1, (groups, -1)).mean(2).repeat_interleave(x.shape[1] // groups, dim=1)
-        centred = wide - means[:, :, None, None]
-        return F.group_norm(centred, groups, self.norm.weight, self.norm.bias, self.norm.eps).to(x.dtype)
+    def with_moments(
+        self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply a layer that only convolves; also return the moments of its output, where they cost nothing."""
+        if not fuses(x, self.weight):
+            return self(x, w, noise, gain), None
+        return modulated_conv2d_with_moments(x, *self._styled(w), epilogue=self._epilogue(noise, gain))
+
+    def _styled(self, w: Tensor) -> tuple[Tensor, Tensor, ModulatedConv]:
+        return self.weight, self.affine(w), self.conv
+
+    def _epilogue(self, noise: Tensor | None, gain: float) -> Epilogue:
+        scaled_noise = None if noise is None else noise * self.noise_strength
+        return Epilogue(scaled_noise, self.bias, scaled(self.activation, gain))
 
 
 class ToRGBLayer(nn.Module):
@@ -218,8 +224,10 @@ class SynthesisBlock(nn.Module):
         Style vectors are `[N, convs + 1, w_dim]`; a noise map for each convolution is taken from `noises`.
         """
         x = self.input(ws[:, 0]).to(dtype) if x is None else self.conv0(x.to(dtype), ws[:, 0], next(noises))
-        for i, layer in enumerate(self.convs1, start=1):
-            x = layer(x, ws[:, i], next(noises), math.sqrt(0.5))
+        layers = zip(cast("Iterable[SynthesisLayer]", self.convs1), ws[:, 1:].unbind(1), strict=False)
+        for (plain, plain_w), (residual, w) in zip(layers, layers, strict=False):
+            x, moments = plain.with_moments(x, plain_w, next(noises), math.sqrt(0.5))
+            x = residual(x, w, next(noises), math.sqrt(0.5), moments)
         if self.has_rgb:
             rgb = self.torgb(x, ws[:, -1]).to(ws.dtype)
             image = rgb if image is None else upsample2d(image, self.resample_filter) + rgb
@@ -309,8 +317,8 @@ class StyleGANTGenerator(nn.Module):
         return draw_with_noise(rng, self.z_dim, shapes, self.settings.noise_mode)
 
     @torch.inference_mode()
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
-        """Generate images, uint8 `[N, 3, H, W]`, from stacked latents of `draw` and N prompts.
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """Generate images `[N, 3, H, W]` in [-1, 1] from stacked latents of `draw` and N prompts.
 
         Instead of prompts, their CLIP features of unit length do, float `[N, text_dim]`; an unconditional generator
         takes neither.
@@ -322,7 +330,12 @@ class StyleGANTGenerator(nn.Module):
         z = latents["z"].to(self.mapping.x_avg)
         ws = self.mapping(z, condition, settings.truncation_psi, settings.truncation_cutoff)
         maps = drawn_noise(latents, settings.noise_mode)
-        return to_uint8(self.synthesis(ws, settings.noise_mode, maps, settings.force_fp32))
+        images: Tensor = self.synthesis(ws, settings.noise_mode, maps, settings.force_fp32)
+        return images
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        """The images as uint8 `[N, 3, H, W]`."""
+        return to_uint8(self.images(latents, condition))
 
 
 def build(**kwargs: Any) -> StyleGANTGenerator:

@@ -7,7 +7,7 @@ import torch
 
 from kernels import dispatch
 from kernels.bias_act import bias_act, bias_act_reference
-from kernels.dispatch import KernelUnavailableError, explain, select, use
+from kernels.dispatch import KernelUnavailableError, explain, implementation, select, use
 from kernels.registry import KERNELS
 from kernels.upfirdn2d import upfirdn2d_naive, upfirdn2d_reference
 
@@ -119,3 +119,10 @@ def test_unknown_names_suggest_the_nearest() -> None:
         pass
     with pytest.raises(ValueError, match=r"unknown kernel 'modulated_conv'\. Did you mean 'modulated_conv2d'\?"):
         explain("modulated_conv")
+
+
+def test_implementation_is_what_the_present_use_asks_for() -> None:
+    assert implementation() == "auto"
+    with use("naive"):
+        assert implementation() == "naive"
+    assert implementation() == "auto"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import FullyConnectedLayer, initialise, normalize_2nd_moment, one_hot, to_uint8
+from models.layers import FullyConnectedLayer, initialise, labels_checked, normalize_2nd_moment, one_hot, to_uint8
 
 
 def test_to_uint8_rounds_half_up_and_clamps() -> None:
@@ -55,3 +55,13 @@ def test_one_hot_refuses_labels_that_are_missing_or_out_of_range() -> None:
         one_hot(None, 3, like)
     with pytest.raises(ValueError, match="labels 0 to 3; allowed are 0 to 2"):
         one_hot(torch.tensor([0, 3]), 3, like)
+
+
+def test_labels_that_were_checked_are_not_looked_at() -> None:
+    like = torch.empty(0)
+    with labels_checked():
+        wrong = one_hot(torch.tensor([0, 7]), 3, like)
+    assert wrong is not None
+    assert wrong.tolist() == [[1, 0, 0], [0, 0, 0]]
+    with pytest.raises(ValueError, match="labels 0 to 7"):
+        one_hot(torch.tensor([0, 7]), 3, like)

@@ -15,9 +15,6 @@ from kernels.dispatch import KernelUnavailableError, use
 from kernels.launch import Options
 from kernels.modulated_conv import Epilogue, ModulatedConv, modulated_conv2d
 from kernels.upfirdn2d import setup_filter
-from tests.conftest import golden_root
-from tests.golden_cases import golden_meta, load_golden
-from tests.golden_operators import check_operator
 from tests.kernels.interpreted.agreement import DTYPES, assert_agrees
 
 Tensors = dict[str, Tensor]
@@ -43,6 +40,7 @@ LAYERS: dict[
     "pointwise-up": (ModulatedConv(up=2), 1, lambda n: 2 * n),
     "pointwise-down": (ModulatedConv(down=2, flip_weight=False), 1, lambda n: n // 2),
     "to-rgb": (ModulatedConv(demodulate=False), 1, lambda n: n),
+    "up-down": (ModulatedConv(up=2, down=2, padding=1), 3, lambda n: n),
     "grown": (ModulatedConv(padding=(2, 1, 0, 3), demodulate=False), 3, lambda n: n + 1),
 }
 
@@ -117,6 +115,18 @@ def test_modulated_conv2d_has_every_activation(act: Activation, orders: int) -> 
     assert_agrees(layer(SAME, act), inputs, torch.float32, orders=orders)
 
 
+@pytest.mark.parametrize("conv", [SAME, UP, replace(SAME, demodulate=False)], ids=["same", "up", "unmodulated"])
+def test_modulated_conv2d_scales_its_output(conv: ModulatedConv) -> None:
+    inputs = problem((2, 6, 5, 4), 4, 3, (5 * conv.up, 4 * conv.up)) | {"scale": draw(2, 4)}
+
+    def run(t: Tensors) -> Tensor:
+        fir = FIR.to(t["x"].dtype)
+        epilogue = Epilogue(t["noise"], t["bias"], LRELU, t["scale"])
+        return modulated_conv2d(t["x"], t["weight"], t["styles"], conv, fir=fir, epilogue=epilogue)
+
+    assert_agrees(run, inputs, torch.float32, orders=1)
+
+
 def test_modulated_conv2d_gives_gradients_only_of_what_needs_them() -> None:
     inputs = {name: value.float() for name, value in problem((2, 6, 5, 9), 4, 3, (5, 9)).items()}
     full = {name: value.clone().requires_grad_() for name, value in inputs.items()}
@@ -181,11 +191,11 @@ def test_modulated_conv2d_of_nothing_is_nothing() -> None:
 
 def test_modulated_conv2d_says_what_it_does_not_take() -> None:
     x, weight, styles = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3), torch.ones(1, 2)
-    both = ModulatedConv(up=2, down=2, padding=1)
-    with pytest.raises(KernelUnavailableError, match="up or down in one layer, and not up by 2 and down by 2"):
-        modulated_conv2d(x, weight, styles, both, fir=FIR)
+    far = ModulatedConv(up=5, padding=1)
+    with pytest.raises(KernelUnavailableError, match="it resamples by up to 4, and not by 5"):
+        modulated_conv2d(x, weight, styles, far, fir=FIR)
     with use("auto"):
-        assert modulated_conv2d(x, weight, styles, both, fir=FIR).shape == (1, 3, 4, 4)
+        assert modulated_conv2d(x, weight, styles, far, fir=FIR).shape == (1, 3, 20, 20)
 
 
 SMALL = Tile(16, 16, 16, Options())
@@ -214,10 +224,3 @@ def test_convolve_scales_for_the_next_layer() -> None:
     y, _ = conv_triton.convolve(x, weight, geometry, Fusion(next_style=style))
     want = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1) * style.double()[:, :, None, None]
     assert (y.double() - want).norm() / want.norm() < 1e-6
-
-
-@pytest.mark.parametrize("index", [20, 21])
-def test_modulated_conv2d_matches_golden_by_default(index: int, pytestconfig: pytest.Config) -> None:
-    paths = golden_root(pytestconfig).rglob("op_modulated_conv2d.safetensors")
-    path = next(path for path in paths if golden_meta(path)["class"] == "training.networks.modulated_conv2d")
-    check_operator(load_golden(path), index, fused_modconv=False)
