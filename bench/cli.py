@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
+import os
 import shlex
 import signal
 import sys
@@ -12,16 +14,23 @@ from pathlib import Path
 from types import FrameType
 
 from bench.arguments import (
+    add_compiling,
+    add_conversion,
     add_execution,
     add_gate,
     add_generation,
+    add_kernels,
+    add_merging,
     add_network_weights,
     add_preparation,
     add_recording,
+    add_referencing,
+    add_reporting,
     add_selection,
+    add_training,
     add_trend,
 )
-from bench.errors import UserError
+from bench.errors import UserError, did_you_mean
 
 COMMANDS_HELP = """\
 With no command the main job runs: doctor, plan, run, report.
@@ -35,16 +44,21 @@ examples:
 EXAMPLES = {
     "main": "python -m bench --data ~/datasets --inception-weights weights-inception-2015-12-05-6726825d.pth",
     "doctor": "python -m bench doctor --offline",
+    "canary": "python -m bench canary",
     "ls": "python -m bench ls models",
     "plan": "python -m bench plan --data ~/datasets --only 'ffhq-*'",
     "run": "python -m bench run --suite data-cpu --data ~/datasets --limit 64 --output /tmp/try",
+    "merge": "python -m bench merge /tmp/part-1 /tmp/part-2 --output /tmp/whole",
+    "delta": "python -m bench delta --data ~/datasets --only 'ffhq-256' --inception-weights FILE",
+    "diff": "python -m bench diff results/runs/20260101T000000Z-cpu-smoke-0123abcd",
+    "reference": "python -m bench reference build ffhq --resolution 256 --data ~/datasets --protocol fid50k_full@sg3",
     "report": "python -m bench report results/runs/20260101T000000Z-cpu-smoke-0123abcd",
     "fetch": "python -m bench fetch inception vgg16 vgg16-lpips stylegan2-ffhq-256",
     "convert": "python -m bench convert stylegan3-t-ffhq-1024x1024.pkl stylegan3-t-ffhq-1024.safetensors",
     "generate": "python -m bench generate stylegan2-shapes-32 --seeds 0-7 --classes 0-9 --out /tmp/shapes",
     "dataset": "python -m bench dataset ~/photos ffhq-64x64.zip --resolution 64 --crop center --filter lanczos",
     "train": "python -m bench train shapes --resolution 32 --minutes 60 -o mine.safetensors",
-    "kernels": "python -m bench kernels --budget 60",
+    "kernels": "python -m bench kernels --budget 540 --only 'modulated_conv2d/*' --against eager compiled",
     "compile": "python -m bench compile --only 'upfirdn2d/*' --update",
     "speed": "python -m bench speed stylegan2-f-64 stylegan3-t-64 --batch-size 4",
     "gate": "python -m bench gate --base main --kernels 'upfirdn2d*' --no-gpu",
@@ -69,179 +83,89 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}.{hint}\nSee `{self.prog} --help`.\n")
 
 
+Command = Callable[[str, str, str], argparse.ArgumentParser]
+
+
+def _add_running(command: Command) -> None:
+    """The commands that run suites."""
+    main_job = command("main", "doctor, plan, run and report in one (the default)", "commands:main_job")
+    add_selection(main_job)
+    add_execution(main_job)
+    doctor = command("doctor", "look at the environment, the GPU, the network and the caches", "commands:doctor")
+    add_network_weights(doctor)
+    command("canary", "ask questions with known answers: has a library changed?", "commands:canary")
+    ls = command("ls", "list what there is", "listing:ls")
+    ls.add_argument("kind", choices=["models", "suites", "metrics", "datasets", "weights", "kernels", "runs"])
+    add_selection(command("plan", "say what would run, how long, and what it needs", "commands:plan"))
+    run = command("run", "run a suite; the same command resumes a run that was cut", "commands:run")
+    add_selection(run)
+    add_execution(run)
+    add_merging(command("merge", "bring parts of a run together that several machines made", "commands:merge"))
+    delta = command("delta", "one set of images under all protocols: what is each choice worth?", "commands:delta")
+    add_selection(delta)
+    add_execution(delta)
+    diff = command("diff", "which models of one run, or of two, can be told apart", "commands:diff")
+    diff.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    add_reporting(command("report", "write tables and plots of a run", "commands:report"))
+    reference = "statistics of reference sets: build, show, import, export"
+    add_referencing(command("reference", reference, "reference_commands:reference"))
+
+
+def _add_files(command: Command) -> None:
+    """The commands that make and get files."""
+    fetch = command("fetch", "download weights of networks and models into the cache", "file_commands:fetch")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="see `python -m bench ls weights` and `ls models`")
+    convert = "read an official checkpoint as data and write it as safetensors"
+    add_conversion(command("convert", convert, "file_commands:convert"))
+    add_generation(command("generate", "draw pictures: seeds, classes, prompts, interpolations", "file_commands:draw"))
+    dataset = "make a data set zip: crop, resize, keep labels and captions"
+    add_preparation(command("dataset", dataset, "file_commands:dataset"))
+    train = "train a small StyleGAN2, as the shipped weights were made"
+    add_training(command("train", train, "file_commands:train"))
+
+
+def _add_speed(command: Command) -> None:
+    """The commands that measure speed."""
+    add_kernels(command("kernels", "check, then time the kernels of this machine", "speed_commands:kernels"))
+    compile_ = "compile the kernels, without a GPU, and compare with the table"
+    add_compiling(command("compile", compile_, "speed_commands:compile_kernels"))
+    speed = command(
+        "speed", "time generators beside the naive formulation of the same networks", "speed_commands:speed"
+    )
+    speed.add_argument("models", nargs="*", metavar="NAME", help="default: each family at 32, 64 and 256 pixels")
+    add_recording(speed)
+    add_gate(command("gate", "fail if a kernel is slower than where this branch began", "speed_commands:gate"))
+    add_trend(command("trend", "draw the history of speed, with the commits that changed it", "speed_commands:trend"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="python -m bench", description=__doc__, epilog=COMMANDS_HELP, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
-    def command(name: str, summary: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def command(name: str, summary: str, handler: str) -> argparse.ArgumentParser:
+        """`handler` is "module:function" of bench, imported when the command runs: --help stays quick."""
         example = f"example:\n  {EXAMPLES[name]}\n"
         added = commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=raw)
         added.set_defaults(handler=handler)
         return added
 
-    main_job = command("main", "doctor, plan, run and report in one (the default)", run_main_job)
-    add_selection(main_job)
-    add_execution(main_job)
-    add_network_weights(command("doctor", "look at the environment, the GPU, the network and the caches", run_doctor))
-    ls = command("ls", "list what there is", run_ls)
-    ls.add_argument("kind", choices=["models", "suites", "protocols", "datasets", "weights", "kernels", "runs"])
-    add_selection(command("plan", "say what would run, how long, and what it needs", run_plan))
-    run = command("run", "run a suite; the same command resumes a run that was cut", run_suite)
-    add_selection(run)
-    add_execution(run)
-    report = command("report", "write tables and plots of a run", run_report)
-    report.add_argument("run", type=Path, nargs="?", help="run folder; default: the latest")
-    report.add_argument("--publish", metavar="NAME", help="copy to results/tables/NAME.* and into the README")
-    fetch = command("fetch", "download weights of networks and models into the cache", run_fetch)
-    fetch.add_argument("names", nargs="+", metavar="NAME", help="see `python -m bench ls weights` and `ls models`")
-    convert = command("convert", "read an official checkpoint as data and write it as safetensors", run_convert)
-    convert.add_argument(
-        "source", type=Path, metavar="SRC", help="a .pkl, .pth, .pt or .bin; nothing of it is executed"
-    )
-    convert.add_argument("destination", type=Path, metavar="DEST", help="the .safetensors file to write")
-    convert.add_argument("--network", choices=["G_ema", "G", "D"], default="G_ema", help="default: G_ema")
-    convert.add_argument("--force", action="store_true", help="replace DEST if it is there")
-    add_generation(command("generate", "draw pictures: seeds, classes, prompts, interpolations", run_generate))
-    dataset = command("dataset", "make a data set zip: crop, resize, keep labels and captions", run_dataset)
-    add_preparation(dataset)
-    train = command("train", "train a small StyleGAN2, as the shipped weights were made", run_train)
-    train.add_argument("dataset", help="`shapes`, a folder or a zip")
-    train.add_argument("--resolution", type=int, required=True, help="width and height in pixels")
-    train.add_argument("--minutes", type=float, default=60.0, help="when to stop; default: 60")
-    train.add_argument("--output", "-o", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    kernels = command("kernels", "check, then time the kernels of this machine", run_kernels)
-    kernels.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="time to measure; default: 60")
-    add_recording(kernels)
-    compile_ = command("compile", "compile the kernels, without a GPU, and compare with the table", run_compile)
-    compile_.add_argument("--update", action="store_true", help="write the table kernels/compiled.csv")
-    compile_.add_argument("--only", default="*", metavar="GLOB", help="cases to compile: 'upfirdn2d/*'")
-    speed = command("speed", "time generators beside the naive formulation of the same networks", run_speed)
-    speed.add_argument("models", nargs="*", metavar="NAME", help="default: each family at 32, 64 and 256 pixels")
-    speed.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="time to measure; default: 300")
-    add_recording(speed)
-    add_gate(command("gate", "fail if a kernel is slower than where this branch began", run_speed_gate))
-    add_trend(command("trend", "draw the history of speed, with the commits that changed it", run_trend))
+    _add_running(command)
+    _add_files(command)
+    _add_speed(command)
     return parser
 
 
-def run_main_job(arguments: argparse.Namespace) -> int:
-    """Doctor, plan, run, report."""
-    from bench.commands import main_job
+def _merged(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The command of the first part of a run, as it would be without `--shard`."""
+    from bench.run_folder import run_facts
 
-    return main_job(arguments)
-
-
-def run_doctor(arguments: argparse.Namespace) -> int:
-    """Print the findings; status 1 if one is bad."""
-    from bench.commands import doctor
-
-    return doctor(arguments)
-
-
-def run_ls(arguments: argparse.Namespace) -> int:
-    """Print a registry."""
-    from bench.listing import list_kind
-
-    print("\n".join(list_kind(arguments.kind)))
-    return 0
-
-
-def run_plan(arguments: argparse.Namespace) -> int:
-    """Print the plan."""
-    from bench.commands import plan
-
-    return plan(arguments)
-
-
-def run_suite(arguments: argparse.Namespace) -> int:
-    """Run without the talk around it."""
-    from bench.commands import run
-
-    return run(arguments)
-
-
-def run_report(arguments: argparse.Namespace) -> int:
-    """Write the report of a run again."""
-    from bench.commands import report
-
-    return report(arguments.run, arguments.publish)
-
-
-def run_fetch(arguments: argparse.Namespace) -> int:
-    """Fetch weights."""
-    from bench.commands import fetch
-
-    return fetch(arguments.names)
-
-
-def run_convert(arguments: argparse.Namespace) -> int:
-    """Convert a checkpoint."""
-    from bench.convert import convert_checkpoint
-
-    print(convert_checkpoint(arguments.source, arguments.destination, arguments.network, force=arguments.force))
-    return 0
-
-
-def run_generate(arguments: argparse.Namespace) -> int:
-    """Draw pictures."""
-    from bench.commands import draw
-
-    return draw(arguments)
-
-
-def run_dataset(arguments: argparse.Namespace) -> int:
-    """Prepare a data set."""
-    from bench.prepare import PreparationSpec, prepare_dataset
-
-    names = ("source", "destination", "resolution", "crop", "filter", "max_images", "force")
-    prepare_dataset(PreparationSpec(**{name: getattr(arguments, name) for name in names}))
-    return 0
-
-
-def run_train(arguments: argparse.Namespace) -> int:
-    """Train a small generator."""
-    from bench.commands import train
-
-    return train(arguments)
-
-
-def run_kernels(arguments: argparse.Namespace) -> int:
-    """Time the kernels."""
-    from bench.commands import time_kernels
-
-    return time_kernels(arguments.budget, arguments.batch_size, record=not arguments.no_record)
-
-
-def run_speed(arguments: argparse.Namespace) -> int:
-    """Time generators."""
-    from bench.commands import time_models
-
-    return time_models(arguments.models, arguments.budget, arguments.batch_size, record=not arguments.no_record)
-
-
-def run_compile(arguments: argparse.Namespace) -> int:
-    """Compile the kernels ahead of time."""
-    from bench.compiled_table import run_compile_gate
-
-    return run_compile_gate(update=arguments.update, only=arguments.only)
-
-
-def run_speed_gate(arguments: argparse.Namespace) -> int:
-    """Compare with another version. Exit status: 0 ok, 3 regressed, 4 inconclusive, 5 incomplete."""
-    from bench.gate import GateSpec, run_gate
-
-    device, compiled = "cpu" if arguments.no_gpu else "cuda", arguments.no_gpu and arguments.kernels == "*"
-    return run_gate(GateSpec(arguments.base, arguments.kernels, arguments.budget, device, compiled))
-
-
-def run_trend(arguments: argparse.Namespace) -> int:
-    """Draw the history."""
-    from bench.trend import run_trend as draw_trend
-
-    return draw_trend(arguments.machine, arguments.kernel, arguments.output)
+    command = run_facts(arguments.parts[0]).get("command")
+    if command is None:
+        raise UserError(f"{arguments.parts[0]}: no run there. Give folders that `run --shard I/N --output DIR` made.")
+    whole = build_parser().parse_args(_with_default_command(shlex.split(command)[3:]))
+    return argparse.Namespace(**vars(whole) | vars(arguments) | {"shard": None, "fresh": False})
 
 
 def _with_default_command(argv: list[str]) -> list[str]:
@@ -251,8 +175,7 @@ def _with_default_command(argv: list[str]) -> list[str]:
     if not argv or argv[0].startswith("-"):
         return ["main", *argv]
     if argv[0] not in EXAMPLES:
-        near = difflib.get_close_matches(argv[0], EXAMPLES, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(argv[0], EXAMPLES)
         raise UserError(f"unknown command {argv[0]!r}.{hint} Commands: {', '.join(EXAMPLES)}.")
     return argv
 
@@ -273,7 +196,14 @@ def main(argv: list[str]) -> int:
         if not hasattr(arguments, "handler"):
             build_parser().print_help()
             return 2
-        status: int = arguments.handler(arguments)
+        if arguments.command == "merge":
+            arguments = _merged(arguments)
+        module, _, function = arguments.handler.partition(":")
+        status: int = getattr(importlib.import_module(f"bench.{module}"), function)(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 from pathlib import Path
 
-from bench.comparison import comparison_tables
-from bench.datasets import open_dataset
+from bench.canary import format_answers, sing
+from bench.delta import delta_plan
+from bench.differences import contenders, difference_tables
+from bench.distributed import Shard, device_name, world_of_torchrun
 from bench.doctor import examine, format_findings
 from bench.environment import choose_device
 from bench.errors import UserError
-from bench.fetch import file_sha256
-from bench.generate import GenerateSpec, generate, parse_numbers
-from bench.generator_timing import CPU, GeneratorTiming, print_timings
-from bench.history import History, generator_measurement, kernel_measurements
-from bench.kernel_timing import format_rows, run_kernel_timing
-from bench.model_weights import FORMATS, LoadedModel, fetch_model, load_file, load_model, model_file, model_named
+from bench.model_weights import model_file
 from bench.offline import forbid_network, network_available
-from bench.plan import Plan, PlanOptions, describe, make_plan
+from bench.plan import Plan, PlanOptions, make_plan
+from bench.plan_description import describe
 from bench.publish import publish
-from bench.records import read_records
-from bench.report import write_report
-from bench.run import RUNS, RunOptions, RunResult, Shard, execute
-from bench.shapes import ShapesDataset
+from bench.records import Record, read_records
+from bench.report import run_tables, write_report
+from bench.run import RunOptions, RunResult, execute
+from bench.run_folder import RUNS
 from bench.tables import to_text
-from bench.train import SHAPES_COUNT, TrainingRun, small_spec, train_on
-from bench.weights import WEIGHTS, WeightsOptions, fetch_weights
-from models.registry import MODELS
+from bench.weights import WEIGHTS, WeightsOptions
 
 MAX_TRAINING_IMAGES = 10**9  # the minutes end a training
 
@@ -76,14 +71,17 @@ def _plan_options(arguments: argparse.Namespace, *, may_fetch: bool) -> PlanOpti
         limit=arguments.limit,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
+        references=tuple(arguments.reference),
+        prompts=arguments.prompts,
         network_weights=weights_options(arguments, may_fetch=may_fetch),
     )
 
 
 def _planned(arguments: argparse.Namespace, *, may_fetch: bool) -> tuple[Plan, PlanOptions]:
-    device = choose_device(arguments.device)
+    device = choose_device(device_name(arguments.device))
     options = _plan_options(arguments, may_fetch=may_fetch)
     made = make_plan(options, device)
+    made = delta_plan(made, options) if arguments.command == "delta" else made
     return made, dataclasses.replace(options, model_weights=_model_weights(arguments.weights, made))
 
 
@@ -94,6 +92,13 @@ def doctor(arguments: argparse.Namespace) -> int:
     return int(any(finding.state == "bad" for finding in findings))
 
 
+def canary(_arguments: argparse.Namespace) -> int:
+    """Print the answers; status 1 if one is wrong."""
+    answers = sing()
+    print(format_answers(answers))
+    return int(not all(answer.ok for answer in answers))
+
+
 def plan(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     made, options = _planned(arguments, may_fetch=False)
@@ -101,16 +106,25 @@ def plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _execute(made: Plan, options: PlanOptions, arguments: argparse.Namespace) -> RunResult:
+def _execute(
+    made: Plan, options: PlanOptions, arguments: argparse.Namespace, parts: tuple[Path, ...] = ()
+) -> RunResult:
     shard = None if arguments.shard is None else Shard.parse(arguments.shard)
-    return execute(made, options, RunOptions(arguments.output, arguments.fresh, shard, arguments.shown_command))
+    world = world_of_torchrun()
+    if world is not None and shard is not None:
+        raise UserError("--shard under torchrun: it hands out the parts itself. Leave --shard out.")
+    how = RunOptions(arguments.output, arguments.fresh, shard, world, parts, arguments.shown_command)
+    return execute(made, options, how)
 
 
 def _conclude(result: RunResult) -> int:
+    world = world_of_torchrun()
+    if world is not None and world.rank:
+        return int(result.num_failed > 0)
     if not result.complete:
         print(f"shards   {result.folder}\nWhen all shards are there, run the same command without --shard.")
         return int(result.num_failed > 0)
-    status = report(result.folder)
+    status = _report(result.folder)
     if result.num_failed:
         print(f"{result.num_failed} measurements failed; the tables say which and why")
     return 1 if result.num_failed else status
@@ -122,116 +136,68 @@ def run(arguments: argparse.Namespace) -> int:
     return _conclude(_execute(made, options, arguments))
 
 
-def main_job(arguments: argparse.Namespace) -> int:
-    """Doctor, plan, run, report."""
-    made, options = _planned(arguments, may_fetch=True)
-    findings = examine(options.network_weights, ask_network=not arguments.offline)
-    print("doctor\n" + format_findings(list(findings)))
-    print("\nplan\n" + "\n".join(describe(made, options)) + "\n", flush=True)
-    return _conclude(_execute(made, options, arguments))
+def delta(arguments: argparse.Namespace) -> int:
+    """Score one set of images under all protocols, and say what each choice is worth."""
+    return run(arguments)
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """Train a small StyleGAN2 on a data set."""
-    device = choose_device(arguments.device)
-    size = arguments.resolution
-    is_shapes = arguments.dataset == "shapes"
-    dataset = ShapesDataset(size, SHAPES_COUNT) if is_shapes else open_dataset(arguments.dataset, size)
-    how = TrainingRun(minutes=arguments.minutes, device=str(device))
-    digest = train_on(dataset, small_spec(dataset, images=MAX_TRAINING_IMAGES), arguments.output, how)
-    print(f"weights  {arguments.output}, sha256 {digest}")
+def diff(arguments: argparse.Namespace) -> int:
+    """Print which models of one run, or of two, can be told apart."""
+    labels = [f" ({folder.name})" if len(arguments.runs) > 1 else "" for folder in arguments.runs]
+    found = [
+        one
+        for folder, label in zip(arguments.runs, labels, strict=True)
+        for one in contenders(folder, _records(folder), label)
+    ]
+    tables = difference_tables(found)
+    if not tables:
+        raise UserError(
+            "nothing to compare: it takes two models, or one model in two runs, scored under one protocol on the same "
+            "reference with the same seed and count."
+        )
+    print("\n".join(map(to_text, tables)))
     return 0
 
 
-def report(folder: Path | None, publish_as: str | None = None) -> int:
-    """Write the report of a run, and print its tables."""
+def merge(arguments: argparse.Namespace) -> int:
+    """Bring the parts of a run together, and finish it as their command would without --shard."""
+    made, options = _planned(arguments, may_fetch=True)
+    return _conclude(_execute(made, options, arguments, tuple(arguments.parts)))
+
+
+def main_job(arguments: argparse.Namespace) -> int:
+    """Doctor, plan, run, report."""
+    made, options = _planned(arguments, may_fetch=True)
+    world = world_of_torchrun()
+    if world is None or world.rank == 0:
+        findings = examine(options.network_weights, ask_network=not arguments.offline)
+        print("doctor\n" + format_findings(list(findings)))
+        print("\nplan\n" + "\n".join(describe(made, options)) + "\n", flush=True)
+    return _conclude(_execute(made, options, arguments))
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the report of a run again, and print its tables."""
+    return _report(arguments.run, arguments.publish)
+
+
+def _records(folder: Path) -> list[Record]:
+    if not (folder / "records.jsonl").is_file():
+        raise UserError(f"{folder}: no records.jsonl there; it is not a finished run. Give a folder of {RUNS}.")
+    return read_records(folder / "records.jsonl")
+
+
+def _report(folder: Path | None, publish_as: str | None = None) -> int:
     if folder is None:
         latest = RUNS.parent / "latest"
         if not latest.is_file():
             raise UserError(f"there is no run yet in {RUNS}. `python -m bench` makes one.")
         folder = Path(latest.read_text(encoding="utf-8").strip())
-    if not (folder / "records.jsonl").is_file():
-        raise UserError(f"{folder}: no records.jsonl there; it is not a finished run. Give a folder of {RUNS}.")
+    records = _records(folder)
     page = write_report(folder)
-    for table in comparison_tables(read_records(folder / "records.jsonl")):
+    for table in run_tables(folder, records):
         print(to_text(table) + "\n")
     print(f"report   {page}")
     for path in publish(folder, publish_as) if publish_as else ():
         print(f"published {path}")
-    return 0
-
-
-def fetch(names: list[str]) -> int:
-    """Download weights of feature networks and of models; nothing is fetched if one name is unknown."""
-    for name in names:
-        if name not in WEIGHTS and name not in MODELS:
-            near = difflib.get_close_matches(name, [*WEIGHTS, *MODELS], n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(f"no weights are called {name!r}.{hint} `ls weights` and `ls models` list what there is.")
-    for name in names:
-        if name in WEIGHTS:
-            print(fetch_weights(name))
-        else:
-            path = fetch_model(name)
-            print(f"{name}: {path}, sha256 {file_sha256(path)}, {model_named(name).licence}")
-    return 0
-
-
-def draw(arguments: argparse.Namespace) -> int:
-    """Write pictures of a model or of a file of one."""
-    if arguments.offline:
-        forbid_network()
-    for name in ("steps", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: it must be 1 or more")
-    spec = GenerateSpec(
-        seeds=parse_numbers(arguments.seeds),
-        classes=parse_numbers(arguments.classes) if arguments.classes else (),
-        prompts=tuple(arguments.prompt),
-        truncation_psi=arguments.psi,
-        truncation_cutoff=arguments.cutoff,
-        centroids=arguments.centroids,
-        noise_mode=arguments.noise_mode,
-        interpolate=arguments.interpolate,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-    )
-    model = _model_to_draw(arguments)
-    print(f"weights  {model.weights}, sha256 {model.weights_sha256}")
-    for path in generate(model, spec, arguments.out, force=arguments.force):
-        print(f"picture  {path}")
-    return 0
-
-
-def _model_to_draw(arguments: argparse.Namespace) -> LoadedModel:
-    device = choose_device(arguments.device)
-    name = arguments.model
-    if Path(name).suffix in FORMATS:
-        return load_file(Path(name), device)
-    classes = model_named(name).num_classes
-    if arguments.random_weights is not None:
-        return load_model(name, None, classes, arguments.random_weights, device)
-    offline = arguments.offline or not network_available()
-    path = model_file(name) or fetch_model(name, offline=offline)
-    return load_model(name, path, classes, 0, device)
-
-
-def time_kernels(budget_s: float, batch_size: int, *, record: bool) -> int:
-    """Time the kernels, print a table, and add it to the history."""
-    timing = run_kernel_timing(budget_s, batch_size)
-    print(format_rows(timing))
-    if record:
-        print(f"history  {History(CPU).append('kernels', kernel_measurements(timing))}")
-    return 0
-
-
-def time_models(names: list[str], budget_s: float, batch_size: int, *, record: bool) -> int:
-    """Time generators; each row is printed and added to the history as it comes."""
-    history = History(CPU)
-
-    def add(row: GeneratorTiming) -> None:
-        if record:
-            history.append("generators", [generator_measurement(row)])
-
-    print_timings(names, budget_s, batch_size, add)
     return 0

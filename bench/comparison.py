@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from bench.captions import caption, column_labels, repeats
 from bench.errors import UserError
-from bench.grouping import REAL, ColumnKey, Layout, RowKey, Scene, best_rows, layout, metric_family, scenes
+from bench.grouping import (
+    ColumnKey,
+    Layout,
+    RowKey,
+    Scene,
+    best_rows,
+    column_key,
+    comparable_groups,
+    layout,
+    metric_family,
+    scenes,
+)
 from bench.records import Measurement, Record
 from bench.reported import Published, ReportedNumber
-from bench.tables import NO_VALUE, Cell, Column, Table
+from bench.tables import NO_VALUE, Cell, Column, Notes, Table
 
 MARKS = {"missing": "missing", "skipped": "n/a", "error": "failed"}
 # digits after the point; a metric that is not here prints significant digits
@@ -18,15 +30,15 @@ DECIMALS = {
     family: digits
     for digits, families in (
         (1, ("PPL",)),
-        (2, ("FID", "sFID", "FD", "IS", "PSNR")),
+        (2, ("FID", "sFID", "rFID", "FD", "CLIP-FID", "IS", "PSNR", "EQ")),
         (3, ("KID", "KD", "Precision", "Recall", "Density", "Coverage")),
         (4, ("CLIP", "Score", "SSIM", "LPIPS")),
     )
     for family in families
 }
 SIGNIFICANT = {"quality": 4, "speed": 3, "size": 3}
-INTERVALS = "± and [ ]: standard deviation over subsets (KID) or splits (IS), 95 % interval of all others."
-CONDITION_TEXTS = {"n": "{} samples", "n_reference": "{} reference images", "batch_size": "batch size {}"}
+TOPICS = {"score": "quality", "inversion": "inversion", "probe": "probes of the generator"}
+MAX_COLUMNS = 10  # of a quality table; a wider one is split, and leaves out columns that wait for weights
 
 
 def comparison_tables(records: Sequence[Record], published: Published | None = None) -> list[Table]:
@@ -41,15 +53,20 @@ def comparison_tables(records: Sequence[Record], published: Published | None = N
     for scene, found in scenes(records).items():
         quality = [record for record in found if record.measurement.kind == "quality"]
         costs = [record for record in found if record.measurement.kind != "quality"]
-        tables += [_table(f"{scene.title}: quality", quality, scene, published)] if quality else []
+        for topic, part in _topics(quality).items():
+            tables.append(_table(f"{scene.title}: {topic}", part, scene, published))
         tables += [_table(f"{scene.title}: speed and size", costs, scene, None)] if costs else []
     return tables
 
 
-def all_have_caveats(records: Iterable[Record]) -> bool:
-    """Whether there are values among these, and none is a full number of its protocol."""
-    values = [record.measurement for record in records if record.measurement.status == "ok"]
-    return bool(values) and all(measured.caveats for measured in values)
+def _topics(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records of quality in one table, or in one a task where that would be too wide to read."""
+    if len(comparable_groups(records)) <= MAX_COLUMNS:
+        return {"quality": list(records)} if records else {}
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(TOPICS[column_key(record).task], []).append(record)
+    return {topic: found[topic] for topic in TOPICS.values() if topic in found}
 
 
 def format_value(measured: Measurement) -> str:
@@ -75,27 +92,11 @@ def _decimals(value: float, significant: int) -> int:
     return min(8, max(0, significant - 1 - magnitude))
 
 
-@dataclass(slots=True)
-class _Notes:
-    """Footnotes in order of first use; the same text has one number."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def numbers(self, texts: Iterable[str]) -> tuple[int, ...]:
-        """The numbers of `texts`, added where they are new."""
-        found = []
-        for text in (" ".join(text.split()) for text in texts):
-            if text not in self.texts:
-                self.texts.append(text)
-            found.append(self.texts.index(text) + 1)
-        return tuple(sorted(found))
-
-
 def _table(title: str, records: Sequence[Record], scene: Scene, published: Published | None) -> Table:
     whole = layout(records)
     grid, absent = _without_empty_columns(whole)
     reported = {} if published is None else {row: published.fid(row.subject, *scene) for row in grid.rows}
-    notes, labels = _Notes(), _column_labels(grid.columns)
+    notes, labels = Notes(), column_labels(grid.columns)
     caveats = _place_caveats(grid)
     heads = [Column("Model", align="left")]
     order = _with_reported_column(grid.columns, reported)
@@ -104,8 +105,8 @@ def _table(title: str, records: Sequence[Record], scene: Scene, published: Publi
         heads.append(Column(labels[key], of_key) if key else Column("FID reported", reported=True))
     body = _Body(grid, caveats, notes, reported)
     rows = tuple(body.row(row, order) for row in grid.rows)
-    caption = (*_caption(grid, labels), *absent, *_repeats(whole, records))
-    return Table(title, caption, tuple(heads), rows, tuple(notes.texts))
+    below = (*caption(grid, labels), *absent, *repeats(whole, records))
+    return Table(title, below, tuple(heads), rows, tuple(notes.texts))
 
 
 def _with_reported_column(
@@ -124,12 +125,12 @@ class _Body:
 
     grid: Layout
     caveats: _Caveats
-    notes: _Notes
+    notes: Notes
     reported: Mapping[RowKey, Sequence[ReportedNumber]]
 
     def row(self, row: RowKey, order: Sequence[ColumnKey | None]) -> tuple[Cell, ...]:
         """The cells of one row, its label first."""
-        label = _row_label(row, self.grid.rows)
+        label = row_label(row, self.grid.rows)
         head = Cell(label, notes=self.notes.numbers(self.caveats.of_rows[row]))
         return (head, *(self._measured(row, key) if key else self._reported(row) for key in order))
 
@@ -137,7 +138,7 @@ class _Body:
         record = self.grid.grid.get((row, column))
         if record is None:
             return Cell(NO_VALUE)
-        bold = row in best_rows(self.grid.measured(column), column.higher_is_better)
+        bold = row in best_rows(self.grid.measured(column), column)
         texts = (*_reason(record), *self.caveats.of_cells.get((row, column), ()))
         return Cell(format_value(record.measurement), bold, self.notes.numbers(texts))
 
@@ -145,7 +146,7 @@ class _Body:
         numbers = sorted(self.reported[row], key=lambda number: number.value)
         texts = list(dict.fromkeys(number.printed for number in numbers)) or [NO_VALUE]
         text = texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
-        return Cell(text, notes=self.notes.numbers(map(_reported_note, numbers)))
+        return Cell(text, notes=self.notes.numbers(map(reported_note, numbers)))
 
 
 def _reason(record: Record) -> tuple[str, ...]:
@@ -192,31 +193,15 @@ def _shared(line: Sequence[_Place], places: set[_Place]) -> bool:
     return bool(line) and places.issuperset(line)
 
 
-def _column_labels(columns: Sequence[ColumnKey]) -> dict[ColumnKey, str]:
-    """Heads of the columns; where two would read the same, each says in what it differs."""
-    labels = {}
-    for column in columns:
-        twins = [other for other in columns if other.label == column.label]
-        parts = [column.protocol] if any(other.protocol != column.protocol for other in twins) else []
-        parts += [_condition(*pair) for pair in column.conditions if any(pair not in t.conditions for t in twins)]
-        labels[column] = ", ".join([column.label, *parts])
-    return labels
-
-
-def _condition(name: str, value: str) -> str:
-    value = f"{int(value):,}" if name in {"n", "n_reference"} and value.isdecimal() else value
-    value = value[:12] if name.endswith("sha256") else value
-    return CONDITION_TEXTS.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
-
-
-def _row_label(row: RowKey, rows: Sequence[RowKey]) -> str:
+def row_label(row: RowKey, rows: Sequence[RowKey]) -> str:
     """The name of a row; a model that has several says in what they differ."""
     twins = [other.settings for other in rows if other.subject == row.subject]
     own = [f"{name} {value}" for name, value in row.settings if any((name, value) not in twin for twin in twins)]
     return f"{row.subject} ({', '.join(own)})" if own else row.subject
 
 
-def _reported_note(number: ReportedNumber) -> str:
+def reported_note(number: ReportedNumber) -> str:
+    """The footnote of a published number."""
     whose = "re-measured by others" if number.remeasured else "not measured here"
     return f"reported {number.printed}, {whose}: {number.name}; {number.source}; confidence {number.confidence}"
 
@@ -224,13 +209,15 @@ def _reported_note(number: ReportedNumber) -> str:
 def _without_empty_columns(grid: Layout) -> tuple[Layout, list[str]]:
     """Take out columns that apply to no row for one reason, and say that in a line each reason.
 
-    A column that is empty because something is missing or failed stays: its readers look for it.
+    A column that is empty because something is missing or failed stays: its readers look for it. In a wide table one
+    that is missing gives way to those with values.
     """
+    wide = len(grid.columns) > MAX_COLUMNS
     reasons = {}
     for column in grid.columns:
         cells = [record for (_, c), record in grid.grid.items() if c == column]
         texts = {_reason(record) for record in cells}
-        if len(texts) == 1 and all(record.measurement.status == "skipped" for record in cells):
+        if len(texts) == 1 and {r.measurement.status for r in cells} <= {"skipped", "missing" if wide else "skipped"}:
             reasons[column] = texts.pop()[0]
     kept = tuple(column for column in grid.columns if column not in reasons)
     if not kept:
@@ -240,49 +227,3 @@ def _without_empty_columns(grid: Layout) -> tuple[Layout, list[str]]:
         names = dict.fromkeys(column.label.rstrip(" ↑↓") for column in reasons if reasons[column] == text)
         lines.append(f"Not in the table: {', '.join(names)}; {text}")
     return Layout(grid.rows, kept, {key: record for key, record in grid.grid.items() if key[1] in kept}), lines
-
-
-def _caption(grid: Layout, labels: dict[ColumnKey, str]) -> tuple[str, ...]:
-    lines = []
-    if all_have_caveats(grid.grid.values()):
-        lines.append("Not comparable with published numbers: every value here carries a caveat.")
-    lines += _weights(grid.rows)
-    lines += _legend(grid.columns, labels)
-    if any(record.measurement.interval for record in grid.grid.values()):
-        lines.append(INTERVALS)
-    if any(row.subject == REAL for row in grid.rows):
-        lines.append("real: real images against other real images of the set: what a perfect model would reach.")
-    if len(grid.grid) < len(grid.rows) * len(grid.columns):
-        lines.append(f"{NO_VALUE}: not part of this run.")
-    return tuple(lines)
-
-
-def _weights(rows: Sequence[RowKey]) -> list[str]:
-    """With which weights each model ran, as its rows say it."""
-    models = [(row.subject, dict(row.settings)) for row in rows if row.subject != REAL]
-    texts = {
-        f"{subject}: {settings['weights']}" + (f" (sha256 {settings['sha256']})" if "sha256" in settings else "")
-        for subject, settings in models
-        if "weights" in settings
-    }
-    return [f"Weights of {'; '.join(sorted(texts))}."] if texts else []
-
-
-def _repeats(grid: Layout, records: Sequence[Record]) -> list[str]:
-    shown = {id(record) for record in grid.grid.values()}
-    older = sum(id(record) not in shown for record in records)
-    return [f"Repeated measurements: the latest counts; {older} older left out."] if older else []
-
-
-def _legend(columns: Sequence[ColumnKey], labels: dict[ColumnKey, str]) -> list[str]:
-    """What each column was measured under, columns of the same conditions together."""
-    groups: dict[str, list[str]] = {}
-    for column in columns:
-        conditions = [column.protocol, *(_condition(*pair) for pair in column.conditions if _is_told(pair[0]))]
-        groups.setdefault("; ".join(filter(None, conditions)), []).append(labels[column].rstrip(" ↑↓"))
-    return [f"{', '.join(heads)}: {text}." for text, heads in groups.items() if text]
-
-
-def _is_told(name: str) -> bool:
-    """Whether the caption names this condition; hashes are for the CSV."""
-    return name != "reference" and not name.endswith("sha256")

@@ -109,7 +109,8 @@ def compile_case(case: CompileCase, architecture: int, cache_dir: Path) -> Compi
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(cache_dir)
         compiled = triton.compile(source, target=target, options=launches[0].options.keywords())
-    cubin = cache_dir / f"{compiled.hash}.cubin"
+    # not by its hash: two cases may launch the same kernel, and be compiled side by side
+    cubin = cache_dir / f"{case.name.replace('/', '.')}.{architecture}.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
     counts = _instructions(cubin)
     registers, stack_bytes = _resources(cubin)

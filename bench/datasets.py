@@ -6,7 +6,6 @@ asked resolution is an error that names the file and the command that mends it. 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import re
@@ -24,7 +23,7 @@ from bench.annotations import read_captions
 from bench.archives import ImageStore, open_files
 from bench.cifar import ARCHIVE, CLASS_NAMES, FOLDER, CifarArchive, is_cifar
 from bench.cifar import RESOLUTION as CIFAR_RESOLUTION
-from bench.errors import UserError
+from bench.errors import UserError, did_you_mean
 from bench.shapes import CLASSES, ShapesDataset
 
 _SIZED_NAME = re.compile(r"(?P<stem>.+)-(?P<resolution>\d+)x(?P=resolution)")
@@ -89,6 +88,7 @@ class DatasetSpec:
     summary: str
     licence: str
     homepage: str
+    num_images: int = 0  # of the whole set, which papers take as reference; 0: not known
     num_classes: int = 0  # 0: unlabelled, or as the files say
     class_names: tuple[str, ...] | str = ()  # a str is "module:NAME", imported when asked for
     captions_file: str = "{name}-captions.jsonl"
@@ -103,6 +103,7 @@ DATASETS: dict[str, DatasetSpec] = {
             summary="50,000 training photos of 10 classes, 32x32",
             licence="free to use, asks for citation",
             homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+            num_images=50_000,
             num_classes=len(CLASS_NAMES),
             class_names=CLASS_NAMES,
         ),
@@ -111,12 +112,14 @@ DATASETS: dict[str, DatasetSpec] = {
             summary="70,000 aligned photos of faces, up to 1024x1024",
             licence="CC BY-NC-SA 4.0; real people: no recognition",
             homepage="https://github.com/NVlabs/ffhq-dataset",
+            num_images=70_000,
         ),
         DatasetSpec(
             name="imagenet",
             summary="1,281,167 training photos of 1000 classes (ILSVRC 2012)",
             licence="non-commercial research and education, after registration",
             homepage="https://www.image-net.org",
+            num_images=1_281_167,
             num_classes=1000,
             class_names="open_clip.zero_shot_metadata:IMAGENET_CLASSNAMES",
         ),
@@ -131,6 +134,7 @@ DATASETS: dict[str, DatasetSpec] = {
             summary="photos with five captions each (MS COCO 2014 and 2017)",
             licence="annotations CC BY 4.0; each photo has its own licence",
             homepage="https://cocodataset.org",
+            num_images=40_504,  # val2014
             stems=("coco-val2017", "coco-val2014"),
         ),
         DatasetSpec(
@@ -337,6 +341,5 @@ def _missing(name: str, resolution: int, data_dir: Path | None) -> MissingDatase
 def _known(name: str) -> str:
     if name in DATASETS:
         return f"Get it from {DATASETS[name].homepage} ({DATASETS[name].licence})."
-    nearest = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(name, DATASETS, cutoff=0.6)
     return f"Known data sets: {', '.join(DATASETS)}; the path of a zip or folder works too.{hint}"

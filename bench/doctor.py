@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import platform
@@ -14,11 +15,12 @@ from typing import Literal
 
 import torch
 
+from bench.canary import sing
 from bench.environment import ROOT, cpu_name, package_versions
 from bench.errors import UserError
 from bench.fetch import cache_dir
 from bench.offline import network_available
-from bench.weights import WEIGHTS, WeightsOptions, find_weights
+from bench.weights import WEIGHTS, WeightsOptions, find_weights, how_to_get
 
 State = Literal["ok", "note", "bad"]
 TESTED_TORCH = ((2, 11), (2, 15))
@@ -111,10 +113,18 @@ def _weights(options: WeightsOptions) -> Iterator[Finding]:
     for name in WEIGHTS:
         found = find_weights(name, options)
         if found is None:
-            yield Finding("note", name, f"not here; `python -m bench fetch {name}` gets it")
+            yield Finding("note", name, f"not here. {how_to_get(name)}")
         else:
             origin = "official" if found.official else "not the official file: its numbers carry its hash"
             yield Finding("ok", name, f"{found.path}, {origin}")
+
+
+@functools.cache
+def _canary() -> tuple[Finding, ...]:
+    """What the metrics and the libraries below them get wrong."""
+    answers = sing()
+    wrong = tuple(Finding("bad", f"canary: {a.name}", a.detail) for a in answers if not a.ok)
+    return wrong or (Finding("ok", "canary", f"{len(answers)} questions with known answers, all right"),)
 
 
 def examine(options: WeightsOptions, *, ask_network: bool) -> Iterator[Finding]:
@@ -133,6 +143,7 @@ def examine(options: WeightsOptions, *, ask_network: bool) -> Iterator[Finding]:
     else:
         yield Finding("note", "network", "none; what is not in the cache is done without")
     yield _cache(cache_dir())
+    yield from _canary()
     yield from _weights(options)
 
 

@@ -14,6 +14,7 @@ MIN_TILE, MAX_TILE = 128, 256  # pixels a side: 32-pixel images can be seen, 102
 GAP = 2
 LABEL_HEIGHT = 18
 COLUMNS = 8
+DIFFERENCE_GAIN = 4  # differences of a good inversion could not be seen without
 
 
 def image_grid(images: Tensor, columns: int | None = None, labels: Sequence[str] | None = None) -> bytes:
@@ -36,7 +37,7 @@ def png(image: Tensor) -> bytes:
 
 
 def triptych(targets: Tensor, inverted: Tensor) -> bytes:
-    """Show inversions, one a row: target, inversion, absolute difference; as a PNG.
+    """Show inversions, one a row: target, inversion, four times their absolute difference; as a PNG.
 
     Args:
         targets: uint8 `[N, 3, H, W]`.
@@ -44,10 +45,10 @@ def triptych(targets: Tensor, inverted: Tensor) -> bytes:
     """
     if targets.shape != inverted.shape:
         raise ValueError(f"targets {tuple(targets.shape)} and inversions {tuple(inverted.shape)} differ in shape")
-    difference = (targets.int() - inverted.int()).abs().to(targets.dtype)
+    difference = (DIFFERENCE_GAIN * (targets.int() - inverted.int()).abs()).clamp(max=255).to(targets.dtype)
     columns = [_tiles(images) for images in (targets, inverted, difference)]
     tiles = [tile for row in zip(*columns, strict=True) for tile in row]
-    return _png(_lay_out(tiles, 3, ["target", "inversion", "|difference|"]))
+    return _png(_lay_out(tiles, 3, ["target", "inversion", f"|difference| x {DIFFERENCE_GAIN}"]))
 
 
 def _tiles(images: Tensor) -> list[Image.Image]:

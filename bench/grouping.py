@@ -15,12 +15,31 @@ REAL = "real"
 TABLE_KEYS = frozenset({"dataset", "resolution"})
 # settings of the model tell rows apart, these tell nothing apart; every other key of a case tells columns apart
 MODEL_KEYS = frozenset({"truncation_psi", "noise_mode", "sampler", "steps", "nfe", "guidance", "implementation"})
-FREE_KEYS = frozenset({"suite", "pixels_sha256", "verified_max_grey_levels"})
-# real images are measured against other ones than models are: half of the data set against the other half
-REFERENCE_KEYS = frozenset({"reference", "reference_pixels_sha256"})
+FREE_KEYS = frozenset({"suite", "pixels_sha256", "verified_max_grey_levels", "interval_kind"})
+# real images are measured against other ones than models are: half of the data set against the other half, own texts
+REFERENCE_KEYS = frozenset({"reference", "reference_pixels_sha256", "prompts_sha256"})
+FRECHET = frozenset({"FID", "sFID", "rFID", "FD", "CLIP-FID"})
+KERNEL = frozenset({"KID", "KD"})
+FEW_IMAGES = 10_000  # below which a Frechet distance says more of the count than of the images
 METRIC_ORDER = (
-    *("FID", "sFID", "FD", "KID", "KD", "IS", "Precision", "Recall", "Density", "Coverage", "CLIP", "Score", "PPL"),
-    *("PSNR", "SSIM", "LPIPS", "Latency", "Throughput", "Parameters", "Operations", "Peak"),
+    *(
+        "FID",
+        "sFID",
+        "rFID",
+        "FD",
+        "CLIP-FID",
+        "KID",
+        "KD",
+        "IS",
+        "Precision",
+        "Recall",
+        "Density",
+        "Coverage",
+        "CLIP",
+        "Score",
+        "PPL",
+    ),
+    *("EQ", "PSNR", "SSIM", "LPIPS", "Latency", "Throughput", "Parameters", "Operations", "Peak"),
 )
 
 
@@ -59,6 +78,18 @@ class ColumnKey:
         """What kind of metric it is: "FD" of "FD-standin-conv-v1[n=128]"."""
         return metric_family(self.metric)
 
+    @property
+    def has_few_images(self) -> bool:
+        """Whether so few were measured that a kernel distance, which has no bias, tells more than a Frechet one."""
+        return int(dict(self.conditions).get("n", FEW_IMAGES)) < FEW_IMAGES
+
+    @property
+    def task(self) -> str:
+        """The task that measures it, among those that measure quality."""
+        if self.protocol.startswith("inversion"):
+            return "inversion"
+        return "probe" if self.protocol == "probe" or self.protocol.startswith(("ppl", "eqt", "eqr")) else "score"
+
     def without(self, names: frozenset[str]) -> ColumnKey:
         """The same column, blind to some conditions."""
         return dataclasses.replace(self, conditions=tuple(pair for pair in self.conditions if pair[0] not in names))
@@ -66,7 +97,7 @@ class ColumnKey:
     def admits(self, other: ColumnKey) -> bool:
         """Whether a row without a value belongs here: it may lack conditions, but contradicts none."""
         if other.metric == other.protocol:  # a whole task failed, and with it every column that it would have filled
-            return other.metric.startswith("inversion") == self.protocol.startswith("inversion")
+            return other.task == self.task
         same = (self.metric, self.protocol) == (other.metric, other.protocol)
         return same and set(other.conditions) <= set(self.conditions)
 
@@ -94,6 +125,11 @@ class Layout:
         """The records of a column that have a value."""
         found = {row: self.grid[row, column] for row in self.rows if (row, column) in self.grid}
         return {row: record for row, record in found.items() if record.measurement.status == "ok"}
+
+    def values_of(self, row: RowKey) -> list[Measurement]:
+        """What was measured of a row, in the order of the columns."""
+        found = [self.grid[row, column].measurement for column in self.columns if (row, column) in self.grid]
+        return [measured for measured in found if measured.status == "ok"]
 
 
 def scenes(records: Iterable[Record]) -> dict[Scene, list[Record]]:
@@ -165,7 +201,9 @@ def _free_names(record: Record) -> frozenset[str]:
     measured = record.measurement
     if measured.kind == "size" and not _is_memory(measured):
         return frozenset({"batch_size", "device", "dtype"})
-    if measured.kind == "quality" or measured.protocol == "offline":  # `offline` means: at the fastest batch size
+    if measured.kind == "quality":
+        return frozenset({"batch_size"}) | (frozenset() if reads_texts(measured.protocol) else {"prompts_sha256"})
+    if measured.protocol == "offline":  # at the fastest batch size
         return frozenset({"batch_size"})
     return frozenset()
 
@@ -176,12 +214,18 @@ def _is_memory(measured: Measurement) -> bool:
 
 def _column_order(key: ColumnKey) -> tuple[Any, ...]:
     rank = METRIC_ORDER.index(key.family) if key.family in METRIC_ORDER else len(METRIC_ORDER)
-    return (rank, _natural(key.metric), key.protocol, key.conditions, key.unit, str(key.higher_is_better))
+    leads = key.family in KERNEL and key.has_few_images
+    return (not leads, rank, _natural(key.metric), key.protocol, key.conditions, key.unit, str(key.higher_is_better))
 
 
 def metric_family(metric: str) -> str:
     """The first word of a metric's name."""
-    return re.split(r"[^A-Za-z]", metric, maxsplit=1)[0]
+    return "CLIP-FID" if metric.startswith("CLIP-FID") else re.split(r"[^A-Za-z]", metric, maxsplit=1)[0]
+
+
+def reads_texts(protocol: str) -> bool:
+    """Whether a number of a protocol depends on which texts the images were drawn for."""
+    return protocol.startswith("clip@") or protocol.endswith("@coco-sgt")
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -222,15 +266,19 @@ def _joins(record: Record, own: RowKey, row: RowKey) -> bool:
     return more <= {"seed"} or record.measurement.kind == "size" or record.measurement.status != "ok"
 
 
-def best_rows(measured: Mapping[RowKey, Record], higher_is_better: bool | None) -> set[RowKey]:
+def best_rows(measured: Mapping[RowKey, Record], column: ColumnKey) -> set[RowKey]:
     """The rows of one column to set in bold: the best, and all that its interval doesn't tell from it.
 
-    None where there is nothing to choose: fewer than two models, a caveat on any of them, or no better direction.
+    None where there is nothing to choose: fewer than two models, a caveat on any of them, no better direction, or a
+    Frechet distance of few images.
     """
     models = {row: record.measurement for row, record in measured.items() if row.subject != REAL}
+    higher_is_better = column.higher_is_better
     if higher_is_better is None or len({row.subject for row in models}) < 2:
         return set()
     if any(measurement.caveats for measurement in models.values()):
+        return set()
+    if column.family in FRECHET and column.has_few_images:
         return set()
     ranges = {row: m.interval or (m.value or 0.0, m.value or 0.0) for row, m in models.items()}
     values = {row: m.value or 0.0 for row, m in models.items()}

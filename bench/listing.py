@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable
 
 from bench.datasets import DATASETS
+from bench.inversion import INVERSION_PROTOCOLS
 from bench.model_weights import model_file
+from bench.plan_description import format_megabytes
+from bench.probes import PROBE_PROTOCOLS
 from bench.protocols import PROTOCOLS
-from bench.run import RUNS
+from bench.run_folder import RUNS
 from bench.suites import load_suite, suite_names
+from bench.throughput import THROUGHPUT_PROTOCOLS
 from bench.weights import WEIGHTS, WeightsOptions, find_weights
 from kernels.dispatch import explain
 from kernels.registry import KERNELS
 from models.registry import MODELS
 from models.spec import ModelSpec
+
+MLPERF = "Reddi et al. 2020, arXiv 1911.02549"  # whose scenarios the speed protocols follow
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
@@ -49,8 +56,11 @@ def _suites() -> list[str]:
     return _aligned((name, load_suite(name).summary) for name in suite_names())
 
 
-def _protocols() -> list[str]:
-    return _aligned((p.name, p.summary, p.paper) for p in PROTOCOLS.values())
+def _metrics() -> list[str]:
+    registries = (PROTOCOLS, PROBE_PROTOCOLS, INVERSION_PROTOCOLS)
+    protocols = [protocol for registry in registries for protocol in registry.values()]
+    speed = ((name, summary, "-" if name == "size" else MLPERF) for name, summary in THROUGHPUT_PROTOCOLS.items())
+    return _aligned([*((p.name, p.summary, p.paper) for p in protocols), *speed])
 
 
 def _datasets() -> list[str]:
@@ -62,7 +72,7 @@ def _weights() -> list[str]:
     return _aligned(
         (
             name,
-            f"{file.size_bytes / 1e6:,.0f} MB",
+            format_megabytes(file.size_bytes),
             "cached" if find_weights(name, options) else "not here",
             file.licence,
         )
@@ -81,12 +91,18 @@ def _runs() -> list[str]:
 KINDS: dict[str, Callable[[], list[str]]] = {
     "models": _models,
     "suites": _suites,
-    "protocols": _protocols,
+    "metrics": _metrics,
     "datasets": _datasets,
     "weights": _weights,
     "kernels": _kernels,
     "runs": _runs,
 }
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    """Print a registry."""
+    print("\n".join(list_kind(arguments.kind)))
+    return 0
 
 
 def list_kind(kind: str) -> list[str]:

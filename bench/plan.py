@@ -13,17 +13,20 @@ import torch
 from bench import costs
 from bench.datasets import ImageDataset, MissingDatasetError, find_datasets, open_dataset, prompt
 from bench.errors import UserError
+from bench.inversion_start import IMAGENET_CLASSES
 from bench.model_weights import model_named
-from bench.progress import format_duration
-from bench.protocols import PROTOCOLS
+from bench.pivotal_tuning import planned_steps
+from bench.probes import PERCEPTUAL, num_passes
+from bench.prompts import PromptList, read_prompts
+from bench.protocols import PROTOCOLS, Protocol
 from bench.sampling import RealImages, disjoint_halves
 from bench.suites import Entry, Suite, entry_for, load_suite, select_entries
 from bench.views import VIEWS
-from bench.weights import WEIGHTS, WeightsOptions, find_weights
-from models.registry import MODELS
+from bench.weights import WeightsOptions, find_weights
+from models.registry import MODELS, build
 
 REAL = "real"
-TaskKind = Literal["features", "score", "inversion", "speed"]
+TaskKind = Literal["features", "score", "inversion", "probe-samples", "probe", "speed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class PlanOptions:
     seed: int | None = None
     batch_size: int | None = None
     model_weights: Mapping[str, Path] = field(default_factory=dict)
+    references: tuple[Path, ...] = ()  # statistics of reference sets
+    prompts: Path | None = None  # a list for text-conditional generators
     network_weights: WeightsOptions = field(default_factory=WeightsOptions)
 
 
@@ -49,11 +54,16 @@ class Stage:
     dataset: ImageDataset
     num_images: int  # of each subject
     sources: Mapping[str, RealImages]  # "real", "reference", and "floor-reference" where that is another set
+    prompts: PromptList | None = None  # for text-conditional generators, instead of the data set's captions
 
     @property
     def floor_reference(self) -> str:
         """The source that the real-against-real row is measured against."""
         return "floor-reference" if "floor-reference" in self.sources else "reference"
+
+    def repeats(self, source: str) -> int:
+        """How many sample sets of different seeds a source gives; real images give one."""
+        return 1 if source in self.sources else self.entry.repeats
 
     def count(self, source: str) -> int:
         """How many images a source gives; a model gives as many as the entry asks."""
@@ -62,18 +72,19 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step of a run. Tasks of kind "features" make shards, the others make records."""
+    """One step of a run. Tasks of kind "features" and "probe-samples" make shards, the others make records."""
 
     kind: TaskKind
     stage: Stage
     subject: str
     units: int
     estimate_s: float
+    repeat: int = 0  # which sample set, for features
 
     @property
     def title(self) -> str:
         """The name in progress lines and folders."""
-        return f"{self.stage.entry.title}/{self.subject}/{self.kind}"
+        return f"{self.stage.entry.title}/{self.subject}/{self.kind}" + (f".{self.repeat}" if self.repeat else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,7 @@ def _adapt(suite: Suite, options: PlanOptions) -> Suite:
         dataclasses.replace(
             entry,
             num_images=options.limit or entry.num_images,
+            probe_samples=min(options.limit or entry.probe_samples, entry.probe_samples),
             batch_size=options.batch_size or entry.batch_size,
         )
         for entry in suite.entries
@@ -146,18 +158,18 @@ def _adapt(suite: Suite, options: PlanOptions) -> Suite:
     return dataclasses.replace(suite, entries=entries, seed=suite.seed if options.seed is None else options.seed)
 
 
-def _stage(entry: Entry, seed: int, data_dir: Path | None) -> Stage:
+def _stage(entry: Entry, seed: int, data_dir: Path | None, prompts: PromptList | None) -> Stage:
     dataset = open_dataset(entry.dataset, entry.resolution, data_dir)
     first, second = disjoint_halves(len(dataset), seed)
     if len(first) < 2:
         raise UserError(f"{entry.title}: {len(dataset)} images; two disjoint halves need 4 or more")
     if entry.reference == "full":
-        sources = {REAL: first, "reference": range(len(dataset)), "floor-reference": second}
         num_images = entry.num_images
+        sources = {REAL: first[:num_images], "reference": range(len(dataset)), "floor-reference": second}
     else:
         num_images = min(entry.num_images, len(first))
         sources = {REAL: first[:num_images], "reference": second[:num_images]}
-    return Stage(entry, dataset, num_images, {name: RealImages(dataset, ids) for name, ids in sources.items()})
+    return Stage(entry, dataset, num_images, {name: RealImages(dataset, ids) for name, ids in sources.items()}, prompts)
 
 
 def _check_models(stage: Stage) -> None:
@@ -174,18 +186,22 @@ def _check_models(stage: Stage) -> None:
                 f"{stage.entry.title}: {name} has {spec.num_classes} classes, the data set {classes}; "
                 "choose another model (`python -m bench ls models`) or give the images labels"
             )
-        if spec.conditioning == "text" and prompt(stage.dataset, 0) is None:
+        if spec.conditioning == "text" and stage.prompts is None and prompt(stage.dataset, 0) is None:
             raise UserError(
                 f"{stage.entry.title}: {name} draws what a text says, and the data set has neither captions nor "
-                "class names; choose another model (`python -m bench ls models`) or give the images captions"
+                "class names; choose another model (`python -m bench ls models`), or give texts with --prompts"
             )
+
+
+def protocols_of(entry: Entry) -> list[Protocol]:
+    """The entry's protocols, and those that stand in for them."""
+    protocols = [PROTOCOLS[name] for name in entry.protocols]
+    return [*protocols, *(PROTOCOLS[p.standin] for p in protocols if p.standin is not None)]
 
 
 def view_names(entry: Entry) -> list[str]:
     """The views that the entry's protocols look through, stand-ins included."""
-    protocols = [PROTOCOLS[name] for name in entry.protocols]
-    standins = [PROTOCOLS[p.standin] for p in protocols if p.standin is not None]
-    return list(dict.fromkeys(p.view for p in [*protocols, *standins]))
+    return list(dict.fromkeys(protocol.view for protocol in protocols_of(entry)))
 
 
 def _available_views(stage: Stage, options: PlanOptions) -> list[str]:
@@ -205,14 +221,33 @@ def _tasks(stage: Stage, options: PlanOptions, device: torch.device) -> Iterator
         if subject != REAL:
             image_s = costs.seconds(costs.gflop_per_image(subject, model_classes(subject, stage)), device)
         image_with_noise_s = image_s + (0.0 if subject == REAL else pixels * costs.LATENTS_PER_PIXEL_S)
-        yield Task("features", stage, subject, count, count * (views_s + image_with_noise_s))
+        for repeat in range(stage.repeats(subject)):
+            yield Task("features", stage, subject, count, count * (views_s + image_with_noise_s), repeat)
         yield Task("score", stage, subject, 1, 1.0)
         if subject == REAL:
             continue
         if entry.inversion_images:
-            steps = entry.inversion_images * entry.inversion_steps
-            yield Task("inversion", stage, subject, steps, 3 * steps * image_s)
-        yield Task("speed", stage, subject, 1, min(3 * entry.latency_budget_s, 100 * image_s))
+            yield _inversion(stage, subject, image_s)
+        if entry.probes:
+            yield _probe_samples(stage, subject, image_with_noise_s)
+            yield Task("probe", stage, subject, 1, 1.0)
+        speed_s = len(entry.speed_conditions) * min(3 * entry.latency_budget_s, 100 * image_s)
+        yield Task("speed", stage, subject, 1, speed_s)
+
+
+def _inversion(stage: Stage, subject: str, image_s: float) -> Task:
+    entry = stage.entry
+    latent_steps, weight_steps = planned_steps(entry.inversion_tracks, entry.inversion_steps)
+    images = min(entry.inversion_images, stage.count(REAL))
+    # a step runs forth and back, of which back is twice the work; one on weights does so twice, and once forth
+    estimate_s = images * (3 * latent_steps + 7 * weight_steps) * image_s
+    return Task("inversion", stage, subject, images * (latent_steps + weight_steps), estimate_s)
+
+
+def _probe_samples(stage: Stage, subject: str, image_s: float) -> Task:
+    generator = build(subject, num_classes=model_classes(subject, stage), device="meta")
+    count, passes = stage.entry.probe_samples, num_passes(generator, stage.entry.probes)
+    return Task("probe-samples", stage, subject, count, count * passes * image_s)
 
 
 def model_classes(model: str, stage: Stage) -> int:
@@ -231,12 +266,13 @@ def make_plan(options: PlanOptions, device: torch.device) -> Plan:
     if options.models:
         suite = dataclasses.replace(suite, entries=_entries_of(options.models, suite, options))
     suite = _adapt(suite, options) if suite.entries else suite
+    prompts = None if options.prompts is None else read_prompts(options.prompts)
     stages, skipped = [], []
     for entry in suite.entries:
         for model in entry.models:
             model_named(model)
         try:
-            stages.append(_stage(entry, suite.seed, options.data_dir))
+            stages.append(_stage(entry, suite.seed, options.data_dir, prompts))
         except MissingDatasetError as error:
             skipped.append(f"{entry.title}: {error}")
         else:
@@ -253,32 +289,8 @@ def make_plan(options: PlanOptions, device: torch.device) -> Plan:
 def needed_weights(plan: Plan) -> list[str]:
     """The weight files that the official numbers of this plan need, keys of `WEIGHTS`."""
     names = {w for s in plan.stages for v in view_names(s.entry) if (w := VIEWS[v].weights)}
-    inverts = any(task.kind == "inversion" for task in plan.tasks)
-    return sorted(names | ({"vgg16", "vgg16-lpips"} if inverts else set()))
-
-
-def describe(plan: Plan, options: PlanOptions) -> Iterator[str]:
-    """The plan in lines for the terminal."""
-    yield f"suite     {plan.suite.name}: {plan.suite.summary}"
-    yield f"chosen    {plan.reason}"
-    for stage in plan.stages:
-        entry = stage.entry
-        subjects = ", ".join([REAL, *entry.models])
-        yield f"  {entry.title:<14} {len(stage.dataset):>6,} images, {stage.num_images:,} a subject: {subjects}"
-    for line in plan.skipped:
-        yield f"  left out: {line}"
-    for model in dict.fromkeys(model for stage in plan.stages for model in stage.entry.models):
-        yield f"  weights {model:<14} {_weights_state(model, options)}"
-    for name in needed_weights(plan):
-        found = find_weights(name, options.network_weights)
-        state = f"here, sha256 {found.sha256[:8]}" if found else "not here"
-        yield f"  weights {name:<14} {state}; {WEIGHTS[name].size_bytes / 1e6:,.0f} MB"
-    yield f"expected  {len(plan.tasks)} tasks, about {format_duration(plan.estimate_s)} on {plan.device}"
-
-
-def _weights_state(model: str, options: PlanOptions) -> str:
-    if path := options.model_weights.get(model):
-        return f"here, {path.name}"
-    if model_named(model).checkpoint is None:
-        return "random: none were published"
-    return f"random; `python -m bench fetch {model}` gets the official ones"
+    inverted = [(task.stage, task.subject) for task in plan.tasks if task.kind == "inversion"]
+    walked = not set(PERCEPTUAL).isdisjoint(name for stage in plan.stages for name in stage.entry.probes)
+    names |= {"vgg16", "vgg16-lpips"} if inverted or walked else set()
+    imagenet = any(model_classes(subject, stage) == IMAGENET_CLASSES for stage, subject in inverted)
+    return sorted(names | ({"deit"} if imagenet else set()))

@@ -35,6 +35,15 @@ class Progress:
     _estimated_done_s: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _last_line: float = 0.0
+    _is_mute: bool = False
+
+    def mute(self) -> None:
+        """Say nothing: another process speaks for all."""
+        self._is_mute = True
+
+    def restart(self) -> None:
+        """Go through the tasks once more, from the first."""
+        self._index, self._estimated_done_s, self._started = -1, 0.0, time.monotonic()
 
     def start_task(self, title: str, units: int) -> None:
         """Begin the next task, which consists of `units` images, steps or calls."""
@@ -67,7 +76,7 @@ class Progress:
     def _show(self, *, force: bool) -> None:
         now = time.monotonic()
         is_terminal = self.stream.isatty()
-        if not force and now - self._last_line < (0.2 if is_terminal else LINE_EVERY_S):
+        if self._is_mute or (not force and now - self._last_line < (0.2 if is_terminal else LINE_EVERY_S)):
             return
         self._last_line = now
         line = (

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.comparison import all_have_caveats, comparison_tables
+from bench.captions import all_have_caveats
+from bench.comparison import comparison_tables
+from bench.delta import SUFFIX as DELTA
+from bench.delta import delta_tables
+from bench.differences import contenders, difference_tables
 from bench.errors import UserError
 from bench.grouping import scenes
 from bench.plots import quality_speed_plot
 from bench.records import Record, read_records, write_atomic
 from bench.reported import Published, load_reported, reported_table
-from bench.tables import Table, to_csv, to_html, to_latex, to_markdown
+from bench.tables import Table, cells_to_csv, to_csv, to_html, to_latex, to_markdown
+from bench.verdicts import reproduction_tables
 from models.registry import MODELS
 
 NOT_COMPARABLE = "Not comparable with published numbers: every quality value of this run carries a caveat."
@@ -35,6 +40,7 @@ dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; font-size: .92rem }
 thead tr { border-bottom: 1px solid }
 th, td { padding: .28rem .8rem; white-space: nowrap; font-variant-numeric: tabular-nums; text-align: left }
+td.left + td.left, td.left:last-child { white-space: normal; min-width: 9rem }
 th.right, td.right { text-align: right } th { font-weight: 600; white-space: normal;
   min-width: 5rem; vertical-align: bottom }
 th.reported, td.reported { border-left: 1px dashed var(--line); border-right: 1px dashed var(--line);
@@ -58,22 +64,42 @@ class _Run:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `report/` in a run's folder: index.html, tables.md, tables.tex, tables.csv and plots; return the page.
+    """Write `report/` in a run's folder: index.html, tables.md, .tex and .csv, plots; return the page.
+
+    `reproduction.csv` is there where papers have numbers of a model that was measured.
 
     Raises `UserError` when the folder holds no records.
     """
     run = _read_run(run_dir)
     out = run_dir / "report"
-    published = Published({m.name: m.reported_as for m in MODELS.values() if m.reported_as}, load_reported())
-    tables = comparison_tables(run.records, published)
+    tables = run_tables(run_dir, run.records)
+    reproduced = reproduction_tables(run.records, _published_numbers())
     plots = quality_speed_plot(run.records)
     for kind, content in plots.items():
         write_atomic(out / f"quality_speed.{kind}", content)
     write_atomic(out / "tables.md", tables_markdown(tables, run.records))
     write_atomic(out / "tables.tex", "% needs \\usepackage{booktabs}\n\n" + "\n".join(map(to_latex, tables)))
     write_atomic(out / "tables.csv", to_csv(run.records))
+    if reproduced:
+        write_atomic(out / "reproduction.csv", cells_to_csv(reproduced))
     write_atomic(out / "index.html", _page(run, tables, plots))
     return out / "index.html"
+
+
+def _published_numbers() -> Published:
+    return Published({m.name: m.reported_as for m in MODELS.values() if m.reported_as}, load_reported())
+
+
+def run_tables(run_dir: Path, records: Sequence[Record]) -> list[Table]:
+    """All tables of a run: what was measured, which published numbers it reproduces, which models differ.
+
+    Of a run of `delta`: what each choice of a protocol is worth.
+    """
+    if str(_read_facts(run_dir / "run.json").get("suite", "")).endswith(DELTA):
+        return delta_tables(records)
+    published = _published_numbers()
+    differences = difference_tables(contenders(run_dir, records))
+    return [*comparison_tables(records, published), *reproduction_tables(records, published), *differences]
 
 
 def tables_markdown(tables: Sequence[Table], records: Sequence[Record]) -> str:

@@ -180,14 +180,27 @@ class Published:
     systems: Mapping[str, str]
     numbers: Sequence[ReportedNumber]
 
-    def fid(self, subject: str, dataset: str, resolution: int | str) -> list[ReportedNumber]:
-        """The FIDs of the best-checked class for `subject`; authors' own before re-measurements; may be empty."""
+    def of(self, subject: str, dataset: str, resolution: int | str) -> list[ReportedNumber]:
+        """All numbers for `subject`, variants with the fewest further words first; may be empty.
+
+        Where `systems` names no variant, only numbers without one are surely its own.
+        """
+        named = ":" in self.systems.get(subject, "")
+        found = self._any_variant(subject, dataset, resolution)
+        own = (number for number in found if named or not number.variant)
+        return sorted(own, key=lambda number: len(_words(number.variant)))
+
+    def _any_variant(self, subject: str, dataset: str, resolution: int | str) -> list[ReportedNumber]:
         system, _, words = self.systems.get(subject, "").partition(":")
-        found = [
+        return [
             number
             for number in select_reported(dataset, resolution, numbers=self.numbers)
-            if (number.system, number.metric) == (system, "fid") and _words(words) <= _words(number.variant)
+            if number.system == system and _words(words) <= _words(number.variant)
         ]
+
+    def fid(self, subject: str, dataset: str, resolution: int | str) -> list[ReportedNumber]:
+        """The FIDs of the best-checked class for `subject`; authors' own before re-measurements; may be empty."""
+        found = [number for number in self._any_variant(subject, dataset, resolution) if number.metric == "fid"]
         ranks = [(number.remeasured, get_args(Confidence).index(number.confidence)) for number in found]
         return [number for number, rank in zip(found, ranks, strict=True) if rank == min(ranks)]
 
@@ -207,11 +220,11 @@ def reported_table(
     numbers = [
         number
         for number in select_reported(dataset, resolution, show_disputed=show_disputed)
-        if number.remeasured == remeasured and _metric_key(number) in METRICS
+        if number.remeasured == remeasured and metric_key(number) in METRICS
     ]
     if not numbers:
         return None
-    keys = [key for key in METRICS if any(_metric_key(number) == key for number in numbers)]
+    keys = [key for key in METRICS if any(metric_key(number) == key for number in numbers)]
     notes: dict[str, int] = {}
     rows = tuple(_reported_row(row, keys, notes) for row in _rows(numbers))
     kind = "re-measured by others" if remeasured else "published by the authors, or quoted from them"
@@ -225,7 +238,7 @@ def reported_table(
     return Table(title, (CAPTION,), columns, rows, tuple(notes))
 
 
-def _metric_key(number: ReportedNumber) -> str:
+def metric_key(number: ReportedNumber) -> str:
     """The column of a number; one name covers two scales or two tasks in places."""
     if number.metric == "clip_score" and "x100" in f"{number.conditions} {number.note}":
         return "clip_score_x100"
@@ -243,10 +256,10 @@ def _rows(numbers: Iterable[ReportedNumber]) -> list[_Row]:
     for number in numbers:
         key = (number.system, number.variant, number.source_title, number.confidence)
         rows = groups.setdefault(key, [])
-        free = next((row for row in rows if _metric_key(number) not in row), None)
+        free = next((row for row in rows if metric_key(number) not in row), None)
         if free is None:
             rows.append(free := {})
-        free[_metric_key(number)] = number
+        free[metric_key(number)] = number
     return [row for key in sorted(groups, key=lambda key: tuple(map(str.lower, key))) for row in groups[key]]
 
 

@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import datetime
-import fcntl
-import hashlib
 import json
 import traceback
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench import features
-from bench.environment import ROOT, environment_facts, machine_slug, provenance, source_sha256, utc_now
+from bench import features, run_folder
+from bench.classifier import open_classifier
+from bench.distributed import Shard, World
+from bench.environment import environment_facts, machine_slug, provenance, utc_now
 from bench.errors import StorageError, UserError
-from bench.fetch import file_sha256
-from bench.jobs import Bench, extraction_of, features_folder, score_task, subject_of
-from bench.model_jobs import inversion_task, speed_task
-from bench.plan import Plan, PlanOptions, Task
+from bench.inversion_jobs import inversion_task
+from bench.jobs import Bench, check_references, extraction_of, features_folder, score_task, subject_of
+from bench.merge import check_parts, copy_parts
+from bench.plan import Plan, PlanOptions, Task, needed_weights
+from bench.probe_jobs import probe_task, probes_folder, probes_key, probing_of
 from bench.progress import Progress
 from bench.protocols import PROTOCOLS
 from bench.records import Measurement, Record, read_records, remove_parts, write_atomic, write_records
+from bench.references import load_reference
+from bench.run_folder import Identity, choose_folder, identify, locked, run_facts
+from bench.speed_jobs import speed_task
 from bench.views import OpenedViews, open_perceptual, open_views
 
-RUNS = ROOT / "results" / "runs"
-LOCK = ".lock"
-JOBS = {"score": score_task, "inversion": inversion_task, "speed": speed_task}
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """The part of the feature shards that this process makes: `index` of `count`, counted from 1."""
-
-    index: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read "2/8"."""
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise UserError(f"--shard {text}: write it as I/N with 1 <= I <= N, for example --shard 2/8")
-        return cls(int(index), int(count))
-
-    def mine(self, shards: Sequence[int]) -> list[int]:
-        """The shards of features that fall to this process."""
-        return [shard for shard in shards if shard % self.count == self.index - 1]
+SHARDED = {"features", "probe-samples"}  # kinds of task that make shards; the others make records
+JOBS = {"score": score_task, "inversion": inversion_task, "probe": probe_task, "speed": speed_task}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +37,8 @@ class RunOptions:
     output: Path | None = None
     fresh: bool = False
     shard: Shard | None = None
+    world: World | None = None  # the processes of torchrun
+    parts: tuple[Path, ...] = ()  # folders in which other machines made shards of this run
     command: str = ""
 
 
@@ -68,78 +49,6 @@ class RunResult:
     folder: Path
     complete: bool
     num_failed: int
-
-
-def fingerprint(plan: Plan, options: PlanOptions, views: OpenedViews, perceptual_sha256: str) -> str:
-    """The hash of everything that a number of the run depends on; two runs with equal ones may share shards."""
-    weights = {name: file_sha256(path) for name, path in options.model_weights.items()}
-    facts = {
-        "source": source_sha256(),
-        "suite": [plan.suite.name, plan.suite.version, plan.suite.seed],
-        "entries": [repr(stage.entry) for stage in plan.stages],
-        "data": [stage.dataset.content_sha256() for stage in plan.stages],
-        "views": {name: view.sha256 for name, view in views.views.items()},
-        "perceptual": perceptual_sha256,
-        "weights": weights,
-        "machine": machine_slug(plan.device),
-        "environment": {k: v for k, v in environment_facts(plan.device).items() if k != "gpu"},  # clocks move
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _run_facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts
-
-
-def choose_folder(print_of_plan: str, plan: Plan, options: RunOptions) -> Path:
-    """The folder of this run: the one asked for, the newest unfinished run of the same plan, or a new one."""
-    if options.output is not None:
-        known = _run_facts(options.output).get("fingerprint")
-        if known is not None and options.fresh:
-            raise UserError(
-                f"--fresh: {options.output} holds a run already. Remove it, or choose another --output DIR."
-            )
-        if known is not None and known != print_of_plan:
-            raise UserError(
-                f"{options.output} holds a run of another plan, or of another version of the program or its packages.\n"
-                "Choose another folder with --output DIR, or remove this one."
-            )
-        if (
-            known is None
-            and options.output.is_dir()
-            and any(not p.name.startswith(".") for p in options.output.iterdir())
-        ):
-            raise UserError(f"{options.output} is not empty and not a run. Choose another folder with --output DIR.")
-        return options.output
-    if not options.fresh:
-        for folder in sorted(RUNS.glob("*"), reverse=True):
-            facts = _run_facts(folder)
-            if facts.get("fingerprint") == print_of_plan and not facts.get("complete"):
-                return folder
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    return RUNS / f"{now}-{machine_slug(plan.device)}-{plan.suite.name}-{print_of_plan[:8]}"
-
-
-@contextlib.contextmanager
-def locked(folder: Path, *, shared: bool) -> Iterator[None]:
-    """Keep two processes from writing one run; several may make shards of features side by side."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / LOCK).open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write into {folder}: {error.strerror}. Choose another folder with --output DIR."
-        ) from error
-    with stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another process is at work in {folder}. Wait for it, or choose --output DIR.") from error
-        yield
 
 
 def _records_path(folder: Path, task: Task) -> Path:
@@ -153,7 +62,7 @@ def _failed(task: Task, bench: Bench, message: str) -> Measurement:
         subject=task.subject,
         weights=subject.weights if subject else "unknown",
         weights_sha256=None,
-        case={"dataset": task.stage.entry.dataset, "resolution": task.stage.entry.resolution},
+        case={"dataset": task.stage.dataset.name, "resolution": task.stage.entry.resolution},
         protocol=task.kind,
         metric=task.kind,
         unit="",
@@ -170,14 +79,21 @@ def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({traceback.extract_tb(error.__traceback__)[-1].name})"
 
 
-def _make_features(bench: Bench, task: Task, shard: Shard | None) -> None:
+def _sharded(bench: Bench, task: Task) -> tuple[features.Sharded, Path]:
+    """What a task makes in shards, and where."""
+    if task.kind == "probe-samples":
+        return probing_of(bench, task.stage, task.subject), probes_folder(bench, task.stage, task.subject)
+    extraction = extraction_of(bench, task.stage, task.subject, task.repeat)
+    return extraction, features_folder(bench, task.stage, task.subject, task.repeat)
+
+
+def _make_shards(bench: Bench, task: Task, shard: Shard | None) -> None:
     """Make the missing shards of one source."""
-    extraction = extraction_of(bench, task.stage, task.subject)
-    folder = features_folder(bench, task.stage, task.subject)
-    missing = features.missing_shards(extraction, folder)
-    bench.progress.start_task(task.title, extraction.count)
-    bench.progress.advance(extraction.count - sum(len(extraction.shard_ids(s)) for s in missing))
-    features.extract(extraction, folder, (shard or Shard()).mine(missing), bench.progress.advance)
+    sharded, folder = _sharded(bench, task)
+    missing = features.missing_shards(sharded, folder)
+    bench.progress.start_task(task.title, sharded.count)
+    bench.progress.advance(sharded.count - sum(len(sharded.shard_ids(s)) for s in missing))
+    features.extract(sharded, folder, (shard or Shard()).mine(missing), bench.progress.advance)
 
 
 def _record_task(bench: Bench, task: Task) -> None:
@@ -200,13 +116,14 @@ def _record_task(bench: Bench, task: Task) -> None:
 
 def _run_tasks(bench: Bench, shard: Shard | None) -> None:
     for task in bench.plan.tasks:
-        if task.kind == "features":
+        if task.kind in SHARDED:
             try:
-                _make_features(bench, task, shard)
+                _make_shards(bench, task, shard)
             except StorageError:
                 raise
             except (UserError, ValueError, RuntimeError) as error:
-                bench.failures[f"{task.stage.entry.title}/{task.subject}"] = _message(error)
+                key = f"{task.stage.entry.title}/{task.subject}"
+                bench.failures[key if task.kind == "features" else probes_key(task)] = _message(error)
             bench.progress.finish_task()
         elif shard is None:
             _record_task(bench, task)
@@ -214,16 +131,16 @@ def _run_tasks(bench: Bench, shard: Shard | None) -> None:
 
 def _collect(bench: Bench) -> list[Record]:
     """Put the records of all tasks together, in the order of the plan."""
-    tasks = (task for task in bench.plan.tasks if task.kind != "features")
+    tasks = (task for task in bench.plan.tasks if task.kind not in SHARDED)
     records = [record for task in tasks for record in read_records(_records_path(bench.folder, task))]
     write_records(bench.folder / "records.jsonl", records)
     return records
 
 
-def _write_facts(bench: Bench, options: RunOptions, print_of_plan: str, *, complete: bool) -> None:
+def _write_facts(bench: Bench, options: RunOptions, identity: Identity, *, complete: bool) -> None:
     facts = {
         "run_id": bench.folder.name,
-        "fingerprint": print_of_plan,
+        "identity": identity,
         "complete": complete,
         "suite": bench.plan.suite.name,
         "reason": bench.plan.reason,
@@ -246,32 +163,62 @@ def _open_needed_views(plan: Plan, options: PlanOptions) -> OpenedViews:
 
 
 def execute(plan: Plan, options: PlanOptions, how: RunOptions) -> RunResult:
-    """Run all tasks of a plan, or the shards of features that fall to this process."""
+    """Run all tasks of a plan, or the shards of features that fall to this process.
+
+    Under torchrun (`how.world`), each process makes its part of the features, and rank 0 the rest.
+    """
     views = _open_needed_views(plan, options)
     perceptual, why_not = open_perceptual(options.network_weights, plan.device)
     if why_not is not None:
         views.missing["vgg16-lpips"] = why_not
-    print_of_plan = fingerprint(plan, options, views, perceptual.sha256)
-    folder = choose_folder(print_of_plan, plan, how)
-    with locked(folder, shared=how.shard is not None):
+    classifier = open_classifier(options.network_weights, plan.device) if "deit" in needed_weights(plan) else None
+    identity = identify(plan, options, views, perceptual.sha256)
+    if classifier is not None:
+        identity["networks"]["deit"] = classifier.sha256
+    folder = choose_folder(identity, plan, how.output, fresh=how.fresh)
+    progress = Progress([task.estimate_s for task in plan.tasks])
+    references = tuple(load_reference(path) for path in options.references)
+    bench = Bench(folder, plan, views, perceptual, dict(options.model_weights), progress, classifier, references)
+    check_references(bench)
+    try:
+        if how.world is None:
+            return _execute_alone(bench, how, identity)
+        with how.world.joined():
+            return _execute_together(bench, how, identity, how.world)
+    finally:
+        progress.close()
+
+
+def _execute_together(bench: Bench, how: RunOptions, identity: Identity, world: World) -> RunResult:
+    """Make features side by side in the folder that rank 0 chose; then rank 0 goes on alone."""
+    if world.rank:
+        bench.progress.mute()
+    bench = dataclasses.replace(bench, folder=Path(world.agree(str(bench.folder))))
+    part = _execute_alone(bench, dataclasses.replace(how, shard=world.shard), identity)
+    world.wait()
+    if world.rank:
+        return part
+    bench.progress.restart()
+    return _execute_alone(bench, how, identity)
+
+
+def _execute_alone(bench: Bench, how: RunOptions, identity: Identity) -> RunResult:
+    with locked(bench.folder, shared=how.shard is not None):
+        if run_facts(bench.folder).get("complete"):
+            return RunResult(bench.folder, True, _num_failed(read_records(bench.folder / "records.jsonl")))
         if how.shard is None:
-            remove_parts(folder)
-        progress = Progress([task.estimate_s for task in plan.tasks])
-        bench = Bench(folder, plan, views, perceptual, dict(options.model_weights), progress)
-        if _run_facts(folder).get("complete"):
-            return RunResult(folder, True, _num_failed(read_records(folder / "records.jsonl")))
+            remove_parts(bench.folder)
         _check_model_weights(bench)
-        _write_facts(bench, how, print_of_plan, complete=False)
-        try:
-            _run_tasks(bench, how.shard)
-        finally:
-            progress.close()
+        check_parts(how.parts, identity)
+        _write_facts(bench, how, identity, complete=False)
+        copy_parts(how.parts, bench.folder)
+        _run_tasks(bench, how.shard)
         if how.shard is not None:
-            return RunResult(folder, False, len(bench.failures))
+            return RunResult(bench.folder, False, len(bench.failures))
         records = _collect(bench)
-        _write_facts(bench, how, print_of_plan, complete=True)
-        write_atomic(RUNS.parent / "latest", f"{folder}\n")
-        return RunResult(folder, True, _num_failed(records))
+        _write_facts(bench, how, identity, complete=True)
+        write_atomic(run_folder.RUNS.parent / "latest", f"{bench.folder}\n")
+        return RunResult(bench.folder, True, _num_failed(records))
 
 
 def _check_model_weights(bench: Bench) -> None:

@@ -7,8 +7,8 @@ on the batch size, on the number of devices, or on where a run was cut.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.datasets import ImageDataset, class_prompt, prompt
-from models.spec import ImageGenerator, Latents
+from bench.prompts import PromptList
+from models.layers import to_uint8
+from models.spec import Condition, ImageGenerator, Latents
 
-Stream = Literal["latents", "label", "halves"]
-STREAMS: dict[Stream, int] = {"latents": 0, "label": 1, "halves": 2}  # numbers are part of every result
+Stream = Literal["latents", "label", "halves", "path", "transform"]
+# numbers are part of every result
+STREAMS: dict[Stream, int] = {"latents": 0, "label": 1, "halves": 2, "path": 3, "transform": 4}
 
 
 def sample_rng(seed: int, index: int, stream: Stream) -> np.random.Generator:
@@ -41,12 +44,36 @@ def draw_latents(generator: ImageGenerator, seed: int, ids: Sequence[int], devic
     return {name: torch.stack([sample[name] for sample in drawn]).to(device) for name in drawn[0]}
 
 
+def _truncate(images: Tensor) -> Tensor:
+    levels = ((images + 1) * 127.5).clamp(0, 255)
+    return levels.to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+# images [N, 3, H, W] of [-1, 1] to uint8: StyleGAN, EDM and DiT round half up; ADM and MDT cut, half a level darker
+Quantiser = Literal["half-up", "truncate"]
+QUANTISERS: dict[Quantiser, Callable[[Tensor], Tensor]] = {"half-up": to_uint8, "truncate": _truncate}
+
+
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
     """Images uint8 `[N, 3, H, W]` on the CPU, and the text that each should show, if there is any."""
 
-    images: Tensor
-    prompts: list[str] | None
+    images: Tensor  # rounded half up, where they are not pixels of a file
+    prompts: list[str] | None = None
+    truncated: Tensor | None = None  # cut to integers instead; None for pixels of a file, which are integers already
+    seen: dict[tuple[Callable[[Tensor], Any], int], Any] = field(default_factory=dict)  # by network and pixels
+
+    def pixels(self, quantiser: Quantiser) -> Tensor:
+        """The images uint8 `[N, 3, H, W]`, quantised as a protocol asks."""
+        return self.truncated if quantiser == "truncate" and self.truncated is not None else self.images
+
+    def look(self, network: Callable[[Tensor], Any], quantiser: Quantiser = "half-up") -> Any:
+        """What a network makes of the pixels; the same network is asked only once about the same ones."""
+        pixels = self.pixels(quantiser)
+        key = network, id(pixels)
+        if key not in self.seen:
+            self.seen[key] = network(pixels)
+        return self.seen[key]
 
 
 class ImageSource(Protocol):
@@ -90,28 +117,41 @@ def standin_text_features(generator: ImageGenerator, prompts: Sequence[str], dev
 
 @dataclass(frozen=True, slots=True)
 class GeneratedImages:
-    """Samples of a generator, each under the class or the text of a random image of the data set."""
+    """Samples of a generator, each under the class or the text of a random image of the data set.
+
+    Texts come from a list instead, where one is given.
+    """
 
     generator: ImageGenerator
     dataset: ImageDataset
     seed: int
     device: torch.device
+    prompts: PromptList | None = None
 
     def batch(self, ids: Sequence[int]) -> ImageBatch:
         """Generate the samples."""
         latents = draw_latents(self.generator, self.seed, ids, self.device)
+        condition, prompts = self._conditions(ids)
+        images = self.generator.images(latents, condition)
+        half_up, truncated = (QUANTISERS[quantiser](images).cpu() for quantiser in ("half-up", "truncate"))
+        return ImageBatch(half_up, prompts, truncated)
+
+    def condition(self, ids: Sequence[int]) -> Condition:
+        """What the generator is given for each of these samples: labels, prompts or their features, or nothing."""
+        return self._conditions(ids)[0]
+
+    def _conditions(self, ids: Sequence[int]) -> tuple[Condition, list[str] | None]:
+        """What the generator is given for each sample, and the text that the sample should show."""
         if self.generator.conditioning == "none":
-            return ImageBatch(self.generator.sample(latents).cpu(), None)
-        members = [self._member(i) for i in ids]
+            return None, None
         if self.generator.conditioning == "text":
-            prompts = [self._prompt(member) for member in members]
+            prompts = [self._prompt(i) for i in ids]
             known = reads_prompts(self.generator)
-            condition = prompts if known else standin_text_features(self.generator, prompts, self.device)
-            return ImageBatch(self.generator.sample(latents, condition).cpu(), prompts)
-        labels = [self._label(member) for member in members]
-        images = self.generator.sample(latents, torch.tensor(labels, device=self.device)).cpu()
+            return prompts if known else standin_text_features(self.generator, prompts, self.device), prompts
+        labels = [self._label(self._member(i)) for i in ids]
         names = self.dataset.class_names
-        return ImageBatch(images, [class_prompt(names[label]) for label in labels] if names else None)
+        texts = [class_prompt(names[label]) for label in labels] if names else None
+        return torch.tensor(labels, device=self.device), texts
 
     def _member(self, index: int) -> int:
         """The image whose class or text sample `index` has: a random one, as `fid50k_full` draws it."""
@@ -123,8 +163,10 @@ class GeneratedImages:
             raise ValueError(f"{self.dataset.name} has no labels; a class-conditional generator can't run on it")
         return label
 
-    def _prompt(self, member: int) -> str:
-        text = prompt(self.dataset, member)
+    def _prompt(self, index: int) -> str:
+        if self.prompts is not None:
+            return self.prompts.texts[sample_rng(self.seed, index, "label").integers(len(self.prompts.texts))]
+        text = prompt(self.dataset, self._member(index))
         if text is None:
             raise ValueError(f"{self.dataset.name} has no captions; a text-conditional generator can't run on it")
         return text

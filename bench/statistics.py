@@ -1,19 +1,23 @@
-"""Streaming moments of features in float64, and intervals for means of per-image values."""
+"""Streaming moments of features in float64, which merge across shards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 
 BLOCK_ROWS = 8192  # rows turned to float64 at a time: 128 MiB at 2048 features
-RESAMPLES = 1000
 
 
 def checked_features(features: torch.Tensor, width: int | None = None) -> torch.Tensor:
     """Return finite features `[N, D]`, N >= 1, as float64 on their own device; anything else is a ValueError."""
+    check_features(features, width)
+    return features.double()
+
+
+def check_features(features: torch.Tensor, width: int | None = None) -> None:
+    """Raise ValueError unless the features are finite, `[N, D]`, N >= 1; makes no copy of them."""
     if features.ndim != 2 or len(features) == 0:
         raise ValueError(f"features have the shape {list(features.shape)}; expected [N, D] with one row an image")
     if width is not None and features.shape[1] != width:
@@ -21,13 +25,12 @@ def checked_features(features: torch.Tensor, width: int | None = None) -> torch.
             f"features are {features.shape[1]} wide where {width} is expected; "
             "take both sets from the same layer of the same extractor"
         )
-    bad_rows = (~torch.isfinite(features)).any(dim=1)
+    bad_rows = torch.cat([(~block.isfinite()).any(dim=1) for block in torch.split(features, BLOCK_ROWS)])
     if bad_rows.any():
         raise ValueError(
             f"{int(bad_rows.sum())} of {len(features)} feature rows hold NaN or infinity, the first is row "
             f"{int(bad_rows.nonzero()[0])}; look at those images or at the precision of the extractor"
         )
-    return features.double()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +60,24 @@ class FeatureStatistics:
             merged = merged.merge(FeatureStatistics(len(rows), mean, centred.T @ centred))
         return merged
 
+    def update_counted(self, features: torch.Tensor, counts: torch.Tensor) -> FeatureStatistics:
+        """Return the statistics with row i of `features` `[N, D]` added `counts[i]` times, whole numbers `[N]`.
+
+        What a resample with replacement needs: no row is copied, and those that were not drawn cost nothing.
+        """
+        merged = self
+        for block, times in zip(torch.split(features, BLOCK_ROWS), torch.split(counts, BLOCK_ROWS), strict=True):
+            drawn = times > 0
+            if not drawn.any():
+                continue
+            rows = checked_features(block[drawn.to(block.device)], len(self.mean))
+            weights = times[drawn].to(rows)
+            n = int(times.sum())
+            mean = weights @ rows / n
+            centred = (rows - mean).mul_(weights.sqrt()[:, None])
+            merged = merged.merge(FeatureStatistics(n, mean, centred.T @ centred))
+        return merged
+
     def merge(self, other: FeatureStatistics) -> FeatureStatistics:
         """Return the statistics of both sets together (Chan, Golub and LeVeque 1983, eq. 1.5, for matrices)."""
         if len(self.mean) != len(other.mean):
@@ -78,18 +99,3 @@ class FeatureStatistics:
         if self.n <= ddof:
             raise ValueError(f"the covariance of {self.n} features with ddof {ddof} isn't defined; needs {ddof + 1}")
         return self.n - ddof
-
-
-def bootstrap_interval(values: torch.Tensor, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of per-image values `[N]`, from 1000 resamples.
-
-    Only for metrics that are means over images; ValueError for values that aren't finite (cap PSNR first).
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} isn't between 0 and 1; 0.95 is usual")
-    sample = checked_features(values[:, None])[:, 0].cpu().numpy()
-    rng = np.random.default_rng(seed)
-    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from bench.errors import UserError
+from bench.errors import UserError, did_you_mean
+from bench.inversion import inversion_protocol_named
+from bench.probes import probe_protocol_named
 from bench.protocols import protocol_named
+from bench.speed_conditions import check_condition
 
 SUITES_DIR = Path(__file__).parent / "suites"
 SCHEMA_VERSION = 1
@@ -26,12 +28,18 @@ class Entry:
     resolution: int
     models: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
-    num_images: int = 50_000  # per subject; never more than the reference has
+    num_images: int = 50_000  # per subject; of "half" no more than a half has
+    repeats: int = 1  # sample sets of different seeds; a number is then their mean, with an interval
     reference: Reference = "full"  # "half": one half of the images; the other half is the real-against-real row
     shard_size: int = 500  # samples that a killed run loses at most
     batch_size: int = 32
     inversion_images: int = 0
     inversion_steps: int = 1000
+    inversion_batch: int = 4  # targets at once; a killed run loses at most these
+    inversion_tracks: tuple[str, ...] = ("inversion@sgxl",)
+    probes: tuple[str, ...] = ()  # metrics that drive the generator: path length, equivariance
+    probe_samples: int = 50_000
+    speed_conditions: tuple[str, ...] = ("eager",)
     latency_calls: int = 700  # enough for a 99th percentile
     latency_budget_s: float = 60.0
     max_batch_size: int = 64  # the search for the best throughput stops here
@@ -39,14 +47,21 @@ class Entry:
     def __post_init__(self) -> None:
         for name in self.protocols:
             protocol_named(name)
-        for name in ("resolution", "num_images", "shard_size", "batch_size", "latency_calls", "max_batch_size"):
+        for name in self.inversion_tracks:
+            inversion_protocol_named(name)
+        for name in self.probes:
+            probe_protocol_named(name)
+        for name in self.speed_conditions:
+            check_condition(name)
+        counts = ("num_images", "repeats", "shard_size", "batch_size", "latency_calls", "max_batch_size")
+        for name in ("resolution", "inversion_steps", "inversion_batch", "probe_samples", *counts):
             if getattr(self, name) < 1:
                 raise UserError(f"suite entry {self.title}: {name} = {getattr(self, name)}; it must be 1 or more")
 
     @property
     def title(self) -> str:
-        """The name that progress and tables show."""
-        return f"{self.dataset}-{self.resolution}"
+        """The name that progress shows and folders have; of a path its last part."""
+        return f"{Path(self.dataset).name.removesuffix('.zip')}-{self.resolution}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +77,7 @@ class Suite:
 
 
 def _unknown_key(where: str, key: str, allowed: list[str]) -> UserError:
-    near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(key, allowed, cutoff=0.4)
     return UserError(f"{where}: unknown key {key!r}.{hint} Allowed: {', '.join(allowed)}.")
 
 
@@ -96,6 +110,13 @@ def _entry(where: str, table: dict[str, Any]) -> Entry:
     return Entry(**values)
 
 
+def _check_titles(where: str, entries: tuple[Entry, ...]) -> None:
+    """Refuse two entries that would write into one folder."""
+    titles = [entry.title for entry in entries]
+    if twice := [title for i, title in enumerate(titles) if title in titles[:i]]:
+        raise UserError(f"{where}: two entries are called {twice[0]}. Put their models and protocols into one entry.")
+
+
 def parse_suite(where: str, text: str) -> Suite:
     """Read a suite from TOML; `where` names the source in messages."""
     try:
@@ -112,6 +133,7 @@ def parse_suite(where: str, text: str) -> Suite:
     if not tables:
         raise UserError(f"{where}: no [[entry]]; a suite needs at least one")
     entries = tuple(_entry(f"{where}, entry {i}", defaults | table) for i, table in enumerate(tables, start=1))
+    _check_titles(where, entries)
     header = {k: document.get(k, d) for k, d in (("name", where), ("summary", ""), ("version", 1), ("seed", 0))}
     return Suite(**header, defaults=defaults, entries=entries)
 
@@ -131,8 +153,7 @@ def load_suite(name: str) -> Suite:
     """Load a suite by name, or from a TOML file of the user's."""
     path = Path(name) if name.endswith(".toml") else SUITES_DIR / f"{name}.toml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, suite_names(), n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, suite_names())
         raise UserError(f"no suite {name!r}.{hint} Suites: {', '.join(suite_names())}, or a path to a .toml file.")
     return parse_suite(str(name), path.read_text(encoding="utf-8"))
 

@@ -12,7 +12,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bench.records import Record
@@ -58,6 +58,22 @@ class Table:
         ragged = [row[0].text for row in self.rows if len(row) != len(self.columns)]
         if ragged:
             raise ValueError(f"table {self.title!r}: rows {ragged} don't have {len(self.columns)} cells")
+
+
+@dataclass(slots=True)
+class Notes:
+    """Footnotes in order of first use; the same text has one number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def numbers(self, texts: Iterable[str]) -> tuple[int, ...]:
+        """The numbers of `texts`, added where they are new."""
+        found = []
+        for text in (" ".join(text.split()) for text in texts):
+            if text not in self.texts:
+                self.texts.append(text)
+            found.append(self.texts.index(text) + 1)
+        return tuple(sorted(found))
 
 
 def to_markdown(table: Table) -> str:
@@ -226,6 +242,18 @@ def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
         blocks[-1].append(i)
         used += 2 + column_width
     return blocks
+
+
+def cells_to_csv(tables: Sequence[Table]) -> str:
+    """Write tables of the same columns as one CSV, what the cells say as it is printed, notes in a last column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["Table", *(column.label for column in tables[0].columns), "Notes"])
+    for table in tables:
+        for row in table.rows:
+            notes = [table.notes[number - 1] for number in sorted({n for cell in row for n in cell.notes})]
+            writer.writerow([table.title, *(cell.text for cell in row), " | ".join(notes)])
+    return out.getvalue()
 
 
 def to_csv(records: Iterable[Record]) -> str:

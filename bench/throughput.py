@@ -5,16 +5,24 @@ Timed is `sample`: from latents on the device to uint8 pixels on the device. Dra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from bench.energy import NoEnergyCounterError, joules_per_call
 from bench.memory import peak_memory_bytes
+from bench.speed_conditions import TimedSampler
 from bench.timing import Timing, TimingSpec, time_calls
-from bench.verify import Verification, draw_batch, verify_generator
 from models.spec import ImageGenerator
+
+# what `ls metrics` says of the speed columns
+THROUGHPUT_PROTOCOLS = {
+    "latency": "Milliseconds of one image at batch 1: p50, p90 and p99, each from enough calls (MLPerf's counts) only.",
+    "offline": "Images per second of one GPU at the best batch size, with the peak memory and the energy there.",
+    "size": "Parameters, floating-point operations of one image, evaluations of the network for one image (NFE).",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +36,13 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class SpeedReport:
-    """Everything measured of one generator on one device."""
+    """Everything measured of one generator under one condition on one device."""
 
-    verification: Verification
     latency: Timing  # batch 1
     offline: tuple[Throughput, ...]  # every batch size tried
     peak_memory_bytes: int | None  # of the fastest batch size, weights included
-    num_parameters: int
+    joules_per_image: float | None  # of the fastest batch size
+    no_energy: str = ""  # why it is not known
 
     @property
     def best(self) -> Throughput:
@@ -56,19 +64,14 @@ def weight_bytes(generator: ImageGenerator) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in generator.state_dict().values())
 
 
-def _sampler(generator: ImageGenerator, batch_size: int, device: torch.device) -> Callable[[], object]:
-    latents, condition = draw_batch(generator, batch_size, device)
-    return lambda: generator.sample(latents, condition)
-
-
 def _throughputs(
-    generator: ImageGenerator, timing: TimingSpec, max_batch_size: int, device: torch.device
+    sampler: TimedSampler, timing: TimingSpec, max_batch_size: int, device: torch.device
 ) -> Iterator[Throughput]:
     """Double the batch until memory ends, the limit is reached, or a larger batch is no faster."""
     batch_size, best = 1, 0.0
     while batch_size <= max_batch_size:
         try:
-            taken = time_calls(_sampler(generator, batch_size, device), timing, device)
+            taken = time_calls(sampler.batch(batch_size, device), timing, device)
         except torch.OutOfMemoryError:
             return
         images_per_s = 1000 * batch_size / taken.quantile_ms(0.5)
@@ -79,16 +82,18 @@ def _throughputs(
         batch_size *= 2
 
 
-def measure_speed(
-    generator: ImageGenerator, timing: TimingSpec, max_batch_size: int, device: torch.device
-) -> SpeedReport:
-    """Verify, then time a generator. Raises `VerificationError` when the output is wrong."""
-    verification = verify_generator(generator, device)
-    latency = time_calls(_sampler(generator, 1, device), timing, device)
+def measure_speed(sampler: TimedSampler, timing: TimingSpec, max_batch_size: int, device: torch.device) -> SpeedReport:
+    """Time a generator whose images were verified."""
+    latency = time_calls(sampler.batch(1, device), timing, device)
     per_batch = TimingSpec(num_calls=20, budget_s=timing.budget_s / 4, min_calls=3, num_warmups=1)
-    offline = tuple(_throughputs(generator, per_batch, max_batch_size, device))
+    offline = tuple(_throughputs(sampler, per_batch, max_batch_size, device))
     best = max(offline, key=lambda throughput: throughput.images_per_s)
-    memory = peak_memory_bytes(_sampler(generator, best.batch_size, device), device)
+    call = sampler.batch(best.batch_size, device)
+    memory = peak_memory_bytes(call, device)
     if memory is not None and device.type == "cpu":
-        memory += weight_bytes(generator)
-    return SpeedReport(verification, latency, offline, memory, num_parameters(generator))
+        memory += weight_bytes(sampler.generator)
+    try:
+        joules = joules_per_call(call, device) / best.batch_size
+    except NoEnergyCounterError as error:
+        return SpeedReport(latency, offline, memory, None, str(error))
+    return SpeedReport(latency, offline, memory, joules)

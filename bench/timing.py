@@ -43,13 +43,26 @@ class Timing:
         """Whether there are enough calls to state quantile `q`."""
         return self.num_calls >= CALLS_FOR_QUANTILE[q]
 
-    def median_interval_ms(self) -> tuple[float, float]:
-        """A 95 % interval of the median by order statistics (binomial, normal approximation)."""
-        ordered = sorted(self.durations_ms)
-        half_width = 0.98 * math.sqrt(self.num_calls)
-        low = max(math.floor(self.num_calls / 2 - half_width), 0)
-        high = min(math.ceil(self.num_calls / 2 + half_width), self.num_calls - 1)
+    def summary_ms(self) -> dict[str, float]:
+        """Extremes, mean, standard deviation and quartiles."""
+        names = {"min": 0.0, "q1": 0.25, "median": 0.5, "q3": 0.75, "max": 1.0}
+        spread = float(np.std(self.durations_ms, ddof=1)) if self.num_calls > 1 else 0.0
+        return {name: self.quantile_ms(q) for name, q in names.items()} | {
+            "mean": float(np.mean(self.durations_ms)),
+            "stddev": spread,
+        }
+
+    def quantile_interval_ms(self, q: float) -> tuple[float, float]:
+        """A 95 % interval of a quantile by order statistics (binomial, normal approximation)."""
+        ordered, n = sorted(self.durations_ms), self.num_calls
+        half_width = 1.96 * math.sqrt(n * q * (1 - q))
+        low = max(math.floor(n * q - half_width), 0)
+        high = min(math.ceil(n * q + half_width), n - 1)
         return ordered[low], ordered[high]
+
+    def median_interval_ms(self) -> tuple[float, float]:
+        """A 95 % interval of the median."""
+        return self.quantile_interval_ms(0.5)
 
 
 def _wall_clock_ms(call: Callable[[], object]) -> float:

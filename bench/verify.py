@@ -37,7 +37,8 @@ def draw_batch(generator: ImageGenerator, batch_size: int, device: torch.device)
     return latents, None
 
 
-def _difference(images: Tensor, exact: Tensor) -> Verification:
+def difference(images: Tensor, exact: Tensor) -> Verification:
+    """How far uint8 images are from others."""
     levels = (images.to(torch.int16) - exact.to(torch.int16)).abs()
     mean_square = float(levels.double().square().mean())
     psnr_db = float("inf") if mean_square == 0 else float(10 * torch.log10(torch.tensor(255.0**2 / mean_square)))
@@ -56,14 +57,14 @@ def verify_generator(generator: ImageGenerator, device: torch.device) -> Verific
         raise VerificationError(f"the image is {image.dtype} {list(image.shape)}; uint8 [1, 3, R, R] is expected")
     exact_generator = copy.deepcopy(generator).double()
     exact = exact_generator.sample({name: value.double() for name, value in first.items()}, first_condition)
-    against_exact = _difference(image, exact)
-    in_batch = _difference(generator.sample(latents, condition)[:1], image)
-    for what, difference in (("its float64 copy", against_exact), ("itself in a batch of two", in_batch)):
+    against_exact = difference(image, exact)
+    in_batch = difference(generator.sample(latents, condition)[:1], image)
+    for what, found in (("its float64 copy", against_exact), ("itself in a batch of two", in_batch)):
         half_may_run = device.type == "cuda"
-        near_enough = half_may_run and difference.psnr_db >= MIN_PSNR_DB
-        if difference.max_grey_levels > MAX_GREY_LEVELS and not near_enough:
+        near_enough = half_may_run and found.psnr_db >= MIN_PSNR_DB
+        if found.max_grey_levels > MAX_GREY_LEVELS and not near_enough:
             raise VerificationError(
-                f"the image differs from {what} by {difference.max_grey_levels} grey levels "
-                f"({difference.psnr_db:.1f} dB); allowed are {MAX_GREY_LEVELS}, or {MIN_PSNR_DB} dB on a GPU"
+                f"the image differs from {what} by {found.max_grey_levels} grey levels "
+                f"({found.psnr_db:.1f} dB); allowed are {MAX_GREY_LEVELS}, or {MIN_PSNR_DB} dB on a GPU"
             )
     return against_exact

@@ -16,7 +16,8 @@ from bench.fetch import RemoteFile, UnreachableError, cache_dir, cached, fetch, 
 
 # pytorch-fid publishes the same Inception file, byte for byte, as pt_inception-2015-12-05-6726825d.pth. The CLIP file
 # is the one that open_clip loads for ViT-B-32-quickgelu/openai: float32 tensors and no code, where OpenAI's own is a
-# TorchScript archive, which is a program.
+# TorchScript archive, which is a program. StyleGAN-XL's random Inception was published as a pickled program only, at an
+# address without a digest: it can't be read as data, so there is nothing to fetch and no file of it is official.
 WEIGHTS: dict[str, RemoteFile] = {
     "inception": RemoteFile(
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
@@ -24,7 +25,15 @@ WEIGHTS: dict[str, RemoteFile] = {
         sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
         size_bytes=95_628_359,
         licence="Apache-2.0",
-        serves="FID, KID, IS, precision and recall of Inception features",
+        serves="FID, sFID, KID, IS, precision and recall of Inception features",
+    ),
+    "inception-random": RemoteFile(
+        url="",
+        filename="",
+        sha256="",
+        size_bytes=0,
+        licence="yours",
+        serves="rFID: a state dict of the same network that no one has trained; its hash is in the metric's name",
     ),
     "vgg16": RemoteFile(
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -32,7 +41,7 @@ WEIGHTS: dict[str, RemoteFile] = {
         sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         size_bytes=553_433_881,
         licence="BSD-3-Clause",
-        serves="LPIPS (its trunk)",
+        serves="precision and recall of VGG16 features; LPIPS (its trunk)",
     ),
     "vgg16-lpips": RemoteFile(
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
@@ -49,7 +58,32 @@ WEIGHTS: dict[str, RemoteFile] = {
         sha256="e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
         size_bytes=605_143_284,
         licence="MIT",
-        serves="CLIP score",
+        serves="CLIP score and CLIP-FID",
+    ),
+    "clip-vit-g-14": RemoteFile(
+        url="https://huggingface.co/laion/CLIP-ViT-g-14-laion2B-s12B-b42K/resolve/"
+        "4b0305adc6802b2632e11cbe6606a9bdd43d35c9/open_clip_pytorch_model.bin",
+        filename="clip-vit-g-14-laion2b-s12b-b42k.bin",
+        sha256="6aac683f899159946bc4ca15228bb7016f3cbb1a2c51f365cba0b23923f344da",
+        size_bytes=5_467_006_745,
+        licence="MIT",
+        serves="CLIP score as StyleGAN-T measures it",
+    ),
+    "dinov2-vit-l-14": RemoteFile(
+        url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        filename="dinov2_vitl14_pretrain.pth",
+        sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        size_bytes=1_217_586_395,
+        licence="Apache-2.0",
+        serves="FD-DINOv2",
+    ),
+    "deit": RemoteFile(
+        url="https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_224-df68dfff.pth",
+        filename="deit_base_distilled_patch16_224-df68dfff.pth",
+        sha256="df68dfff",  # the publisher gives the first digits, in the name; the rest is pinned at first use
+        size_bytes=0,
+        licence="Apache-2.0",
+        serves="inversion: the class of a target, whose mean w is the start",
     ),
 }
 
@@ -83,6 +117,16 @@ def _spec(name: str) -> RemoteFile:
     return WEIGHTS[name]
 
 
+def how_to_get(name: str) -> str:
+    """A sentence on where a weight file comes from."""
+    spec = _spec(name)
+    own = f"`--{name}-weights FILE` takes a file of yours."
+    if not spec.url:
+        return f"No file of them was published as data; {own}"
+    size = f"{spec.size_bytes / 1e6:,.1f} MB, " if spec.size_bytes else ""
+    return f"`python -m bench fetch {name}` gets them ({size}{spec.licence}); {own}"
+
+
 def find_weights(name: str, options: WeightsOptions) -> LocalWeights | None:
     """The weight file that is on this machine: the user's own, else the cached one; asks no network.
 
@@ -91,12 +135,12 @@ def find_weights(name: str, options: WeightsOptions) -> LocalWeights | None:
     spec = _spec(name)
     path = options.overrides.get(name)
     if path is None:
-        kept = cached(spec, options.cache)
+        kept = cached(spec, options.cache) if spec.url else None
         return None if kept is None else LocalWeights(name, kept, file_sha256(kept), official=True)
     if not path.is_file():
         raise UserError(f"--{name}-weights {path}: no such file. Give a file, or leave it out.")
     digest = file_sha256(path)
-    return LocalWeights(name, path, digest, official=digest == spec.sha256)
+    return LocalWeights(name, path, digest, official=bool(spec.sha256) and digest.startswith(spec.sha256))
 
 
 def resolve_weights(name: str, options: WeightsOptions) -> LocalWeights:
@@ -107,20 +151,21 @@ def resolve_weights(name: str, options: WeightsOptions) -> LocalWeights:
     if found := find_weights(name, options):
         return found
     spec = _spec(name)
+    if not spec.url:
+        raise MissingWeights(f"the weights {name} are not here. {how_to_get(name)}")
     try:
         path = fetch(spec, options.cache, offline=options.offline)
     except UnreachableError as error:
         why = "" if options.offline else f" ({error})"
-        raise MissingWeights(
-            f"the weights {name} are not here{why}. `python -m bench fetch {name}` gets them "
-            f"({spec.size_bytes / 1e6:,.1f} MB, {spec.licence}); `--{name}-weights FILE` takes a file of yours."
-        ) from error
+        raise MissingWeights(f"the weights {name} are not here{why}. {how_to_get(name)}") from error
     return LocalWeights(name, path, file_sha256(path), official=True)
 
 
 def fetch_weights(name: str) -> str:
     """Fetch a weight file into the cache, and say in a line where it is and what it is."""
     spec = _spec(name)
+    if not spec.url:
+        raise UserError(f"the weights {name} can't be fetched. {how_to_get(name)}")
     path = fetch(spec, cache_dir(), offline=False)
     return f"{name}: {path}, sha256 {file_sha256(path)}, {spec.licence}, from {spec.url}"
 
@@ -136,7 +181,7 @@ def read_tensors(weights: LocalWeights) -> dict[str, Tensor]:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"{weights.path} can't be read as the weights {weights.name}: {reason}. It must be a state dict, whole, as "
-            f"torch.save or safetensors write it; `python -m bench fetch {weights.name}` gets the official one."
+            f"torch.save or safetensors write it. {how_to_get(weights.name)}"
         ) from error
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
@@ -148,6 +193,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     with warnings.catch_warnings():  # torch warns of a TorchScript archive before it refuses it
         warnings.simplefilter("ignore")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Mapping) and content.keys() == {"model"}:  # as DeiT's is written
+        content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"it holds a {type(content).__name__} that is not a mapping of names to tensors")
     return dict(content)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.kernel_speed.ceilings import torch_dtype
 from bench.verify import VerificationError
 from kernels.costs import LayerShape
 from kernels.registry import KERNELS
@@ -96,7 +97,7 @@ def draw(workload: Workload, device: torch.device) -> dict[str, Tensor]:
         "noise": (s.height * s.up // s.down, s.width * s.up // s.down),
         "bias": (s.in_channels if "weight" not in INPUTS[workload.kernel] else s.out_channels,),
     }
-    dtype = getattr(torch, workload.dtype)
+    dtype = torch_dtype(workload.dtype)
     tensors = {name: torch.randn(sizes[name], generator=generator) for name in INPUTS[workload.kernel]}
     if "styles" in tensors:
         tensors["styles"] += 1  # as trained networks have them

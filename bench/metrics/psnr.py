@@ -12,12 +12,12 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     Identical images give infinity: cap it before a mean is recorded, since records hold finite values only.
     """
-    return _decibel(_mean_squared_errors(a, b))
+    return _decibel(mean_squared_errors(a, b))
 
 
 def psnr_of_mean_error(a: torch.Tensor, b: torch.Tensor) -> float:
     """PSNR in dB of the squared error averaged over all pairs of uint8 images `[N, 3, H, W]`; never above the mean."""
-    return float(_decibel(_mean_squared_errors(a, b).mean()))
+    return float(_decibel(mean_squared_errors(a, b).mean()))
 
 
 def checked_pair(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +30,8 @@ def checked_pair(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.
     return a.double(), b.double()
 
 
-def _mean_squared_errors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def mean_squared_errors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Squared error `[N]`, float64, in squared grey levels, of each pair of uint8 images `[N, 3, H, W]`."""
     a, b = checked_pair(a, b)
     return (a - b).square().mean(dim=(1, 2, 3))
 

@@ -12,6 +12,7 @@ from bench.metrics.psnr import DATA_RANGE, checked_pair
 
 WINDOW = 11
 WINDOW_SIGMA = 1.5
+WINDOW_NAME = f"Gaussian {WINDOW}x{WINDOW}, sigma {WINDOW_SIGMA}, RGB, no padding"
 C1 = (0.01 * DATA_RANGE) ** 2
 C2 = (0.03 * DATA_RANGE) ** 2
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.clocks import Call, EventClock, ThreadClock, clock_for
+from bench.clocks import Call, EventClock, ThreadClock, WallClock, clock_for
 
 
 def spin(seconds: float) -> None:
@@ -31,6 +31,13 @@ def test_thread_clock_counts_work_and_no_waiting() -> None:
     slept, worked = ThreadClock().durations_ms([Call(lambda: time.sleep(0.05)), Call(lambda: spin(0.02))])
     assert slept < 10
     assert 20 <= worked < 40
+
+
+def test_wall_clock_counts_waiting_and_no_context() -> None:
+    log: list[str] = []
+    (slept,) = WallClock().durations_ms([Call(lambda: time.sleep(0.05), lambda: waiting(log))])
+    assert 50 <= slept < 95
+    assert log == ["in", "out"]
 
 
 def test_context_of_a_call_is_not_timed() -> None:

@@ -4,13 +4,32 @@ import random
 from typing import Any
 
 import pytest
+import torch
 
-from bench.comparison import all_have_caveats, comparison_tables, format_value
+from bench.captions import all_have_caveats
+from bench.comparison import comparison_tables, format_value
 from bench.errors import UserError
+from bench.grouping import metric_family
+from bench.protocols import PROTOCOLS
 from bench.records import Record
 from bench.reported import Published, load_reported
+from bench.scoring import caveats
+from bench.standin import StandinExtractor
 from bench.tables import Cell, Table, to_html, to_latex, to_markdown, to_text
-from tests.bench.fake_records import FETCH, FULL, NO_INCEPTION, RANDOM, build_records, record, speed, without_value
+from bench.views import ImageView
+from tests.bench.fake_records import (
+    FETCH,
+    FULL,
+    LIMITED,
+    NO_INCEPTION,
+    RANDOM,
+    build_records,
+    record,
+    speed,
+    without_value,
+)
+
+FID, STANDIN_VIEW = PROTOCOLS["fid50k_full@sg3"], ImageView(StandinExtractor(torch.device("cpu")))
 
 PUBLISHED = Published({"stylegan-xl-ffhq-256": "StyleGAN-XL", "stylegan2-ffhq-256": "StyleGAN2"}, load_reported())
 CASE: dict[str, Any] = {"dataset": "ffhq", "resolution": 256, **FULL}
@@ -332,3 +351,69 @@ def test_reported_fid_is_left_out_without_a_measured_fid_beside_it() -> None:
 )
 def test_format_value_shows_digits_that_mean_something(fields: dict[str, Any], text: str) -> None:
     assert format_value(record(**fields).measurement) == text
+
+
+def test_kernel_distance_leads_where_images_are_few() -> None:
+    kid: dict[str, Any] = {"metric": "KID", "protocol": "kid50k_full@sg3", "value": 1.0}
+    assert heads(table_of(record(), record(**kid))) == ["FID ↓", "KID ↓"]
+    few = table_of(record(metric="FID [n=9999]", n=9999), record(**kid | {"metric": "KID [n=9999]"}, n=9999))
+    assert heads(few) == ["KID [n=9999] ↓", "FID [n=9999] ↓"]
+
+
+@pytest.mark.parametrize("metric", ["FID", "sFID-ADM", "rFID", "FD-DINOv2", "CLIP-FID", "FID-infinity"])
+def test_frechet_distance_of_few_images_is_never_bold(metric: str) -> None:
+    def pair(**fields: Any) -> list[Record]:
+        return [record(subject=name, value=value, **fields) for name, value in (("a", 2.0), ("b", 3.0))]
+
+    assert bold(table_of(*pair(metric=metric))) == ["a"]
+    assert bold(table_of(*pair(metric=metric, n=9_999))) == []
+    assert bold(table_of(*pair(metric="KID", n=9_999))) == ["a"]
+
+
+@pytest.mark.parametrize("caveat", ["random weights: untrained", *caveats(FID, STANDIN_VIEW, 50_000), LIMITED])
+def test_random_weights_stand_ins_and_short_runs_are_never_bold(caveat: str) -> None:
+    assert bold(table_of(record(value=2.0, caveats=(caveat,)), record(subject="b", value=3.0))) == []
+
+
+def test_texts_part_columns_only_where_a_number_depends_on_them() -> None:
+    cases = [CASE | {"prompts_sha256": None}, CASE | {"prompts_sha256": "1" * 64}, CASE | {"prompts_sha256": "2" * 64}]
+    fids = [record(subject=str(i), case=case) for i, case in enumerate(cases)]
+    assert heads(table_of(*fids)) == ["FID ↓"]
+    clip: dict[str, Any] = {"metric": "CLIP score", "protocol": "clip@vit-b-32", "higher_is_better": True}
+    scores = [record(subject=str(i), case=case, **clip) for i, case in enumerate(cases[1:])]
+    assert len(heads(table_of(*scores))) == 2
+    floor = [record(case=cases[1], **clip), record(subject="real", case=cases[2], **clip)]
+    assert len(heads(table_of(*floor))) == 1
+
+
+NUMBERS = (
+    *("FID", "FID-ADM", "FID-clean", "FID-min3", "FID-pytorch", "FID-infinity", "sFID", "rFID", "FD-DINOv2"),
+    *("CLIP-FID", "KID", "IS", "Precision", "Recall", "Density", "Coverage"),
+)
+
+
+def many() -> list[Record]:
+    rows = [record(metric=name, protocol=f"{name}@x") for name in reversed(NUMBERS)]
+    rows.append(record(metric="PSNR", protocol="inversion@sgxl"))
+    return [*rows, record(metric="PPL", protocol="ppl2_wend@sg3")]
+
+
+def test_every_protocol_has_a_column_of_its_own_in_the_order_of_papers() -> None:
+    order = [label.removesuffix(" ↓") for label in heads(comparison_tables(many())[0])]
+    families = ["FID", "sFID", "rFID", "FD", "CLIP-FID", "KID", "IS", "Precision", "Recall", "Density", "Coverage"]
+    assert [metric_family(name) for name in order] == ["FID"] * 5 + families
+    assert sorted(order) == sorted(NUMBERS)
+
+
+def test_wide_tables_are_split_by_what_measures() -> None:
+    titles = [table.title.partition(": ")[2] for table in comparison_tables(many())]
+    assert titles == ["quality", "inversion", "probes of the generator"]
+    assert [table.title.partition(": ")[2] for table in comparison_tables(many()[-3:])] == ["quality"]
+
+
+def test_wide_tables_name_what_is_missing_below() -> None:
+    missing = without_value("missing", "no weights", metric="FID-late", protocol="fid@late", n=None)
+    assert "FID-late ↓" in heads(table_of(record(), missing))
+    wide = comparison_tables([*many(), missing])[0]
+    assert "FID-late ↓" not in heads(wide)
+    assert "Not in the table: FID-late; missing: no weights" in wide.caption

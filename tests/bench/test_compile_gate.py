@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,20 @@ def test_every_kernel_that_is_launched_has_a_case() -> None:
         launched |= {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "launch"}
         assert "[grid]" not in path.read_text(encoding="utf-8"), f"{path.name}: launch kernels with kernels.launch"
     assert launched == compiled
+
+
+@pytest.mark.parametrize("name", ["conv_flat/layer-512-512-64-bfloat16", "conv_flat/flat-512-512-64-float16"])
+def test_flat_convolution_copies_and_multiplies_in_warps_of_their_own(name: str, tmp_path: Path) -> None:
+    case = compile_cases()[name]
+    row = compile_case(case, 90, tmp_path)
+    assert violations(row, case) == []
+    assert row.warps == 12
+    (ptx,) = (path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.ptx"))
+    products = re.findall(r"wgmma\.mma_async\S+ \{[^}]*\},\s*(\S)", ptx)
+    assert products
+    assert set(products) == {"%"}  # the descriptor of a tile in shared memory, and not "{": registers
+    assert "setmaxnreg.dec" in ptx
+    assert "setmaxnreg.inc" in ptx
 
 
 def test_compile_command_prints_and_updates(

@@ -28,7 +28,7 @@ def test_findings_name_what_is_missing_and_the_command(tmp_path: Path, monkeypat
     monkeypatch.setenv("STYLEBENCH_CACHE", str(tmp_path / "cache"))
     findings = list(examine(WeightsOptions(cache=tmp_path / "cache"), ask_network=False))
     shown = format_findings(findings)
-    assert "`python -m bench fetch inception` gets it" in shown
+    assert "`python -m bench fetch inception` gets them" in shown
     assert "not asked (--offline)" in shown
     assert not any(finding.state == "bad" for finding in findings)
 

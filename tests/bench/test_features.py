@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,29 @@ def test_unknown_layer_names_those_that_are_there(tmp_path: Path) -> None:
     everything(tmp_path)
     with pytest.raises(UserError, match=r"colour\.pool"):
         load_features(extraction(), tmp_path).layer("inception", "pool")
+
+
+def test_statistics_of_shards_are_those_of_all_features(tmp_path: Path) -> None:
+    everything(tmp_path)
+    features = load_features(extraction(), tmp_path)
+    values, statistics = features.layer("colour", "pool").double(), features.statistics("colour", "pool")
+    torch.testing.assert_close(statistics.mean, values.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(statistics.cov(1), values.T.cov(), rtol=1e-10, atol=1e-10)
+    assert features.first(5).statistics("colour", "pool").n == len(features.first(5).layer("colour", "pool")) == 5
+
+
+def test_rows_are_those_of_the_whole_layer(tmp_path: Path) -> None:
+    work = extraction()
+    extract(work, tmp_path, missing_shards(work, tmp_path), lambda _: None)
+    features = load_features(work, tmp_path)
+    rows = torch.tensor([0, 3, 4, 9])
+    assert torch.equal(features.rows("colour", "pool", rows), features.layer("colour", "pool")[rows])
+    assert len(features.first(6).layer("colour", "pool")) == 6
+
+
+def test_texts_are_told_apart_by_their_hash(tmp_path: Path) -> None:
+    everything(tmp_path)
+    known = load_features(extraction(), tmp_path).prompts_sha256
+    texts = extraction().source.batch(range(10)).prompts or []
+    digests = b"".join(hashlib.sha256(text.encode()).digest() for text in texts)
+    assert known == hashlib.sha256(digests).hexdigest()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,15 @@ from cleanfid import fid as cleanfid
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
+from bench.intervals import resampled_interval, standard_error
 from bench.metrics import frechet
-from bench.metrics.frechet import frechet_distance, frechet_distance_from_features
+from bench.metrics.frechet import (
+    Gaussian,
+    frechet_contributions,
+    frechet_distance,
+    frechet_distance_from_features,
+    resampled_frechet,
+)
 from bench.statistics import FeatureStatistics
 
 
@@ -104,6 +113,54 @@ def test_frechet_distance_agrees_with_clean_fid(n: int) -> None:
     ]
     ours = frechet_distance_from_features(first, second, ddof=1)
     assert ours == pytest.approx(cleanfid.frechet_distance(*statistics), rel=1e-10 if n > 64 else 1e-7)
+
+
+@pytest.mark.parametrize("n", [20, 40, 41, 300])
+@pytest.mark.parametrize("n_reference", [30, 300])
+def test_gaussian_reference_agrees_with_the_features(n: int, n_reference: int) -> None:
+    features, real = gaussian_features(n, 40, seed=1), gaussian_features(n_reference, 40, seed=2)
+    reference = Gaussian(*moments(real))
+    expected = frechet_distance_from_features(real, features, ddof=1)
+    assert reference.distance_of_features(features, ddof=1) == pytest.approx(expected, rel=1e-9)
+
+
+def test_reference_is_factorised_once_and_models_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = Gaussian(*moments(gaussian_features(300, 40, seed=2)))
+    models = [Gaussian(*moments(gaussian_features(300, 40, seed=seed))) for seed in (3, 4)]
+    factorise = Mock(side_effect=torch.linalg.cholesky_ex)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", factorise)
+    monkeypatch.delattr(frechet, "_root")
+    distances = [reference.distance(model) for model in models]
+    assert factorise.call_count == 1
+    assert distances == pytest.approx([model.distance(reference) for model in models], rel=1e-11)
+
+
+def test_contributions_have_the_distance_as_mean_and_its_derivative_as_spread() -> None:
+    features, real = gaussian_features(300, 8, seed=1).double(), gaussian_features(200, 8, seed=2)
+    reference = Gaussian(*moments(real))
+    contributions = frechet_contributions(features, reference, ddof=0)
+    distance = reference.distance_of_features(features, ddof=0)
+    assert float(contributions.mean()) == pytest.approx(distance, rel=1e-12)
+    for row in (0, 17):  # more weight for one image moves the distance by what the image adds beyond the mean
+        more, less = torch.full((2, 300), 100_000)
+        more[row] += 30_000
+        less[row] -= 30_000
+        moved = [resampled_frechet(features, reference, ddof=0)(counts) for counts in (more, less)]
+        slope = (moved[0] - moved[1]) / 2e-3
+        assert slope == pytest.approx(float(contributions[row]) - distance, rel=1e-3)
+
+
+def test_contributions_spread_as_resampled_distances_do() -> None:
+    features, reference = gaussian_features(1000, 6, seed=1), Gaussian(*moments(gaussian_features(1000, 6, seed=2)))
+    low, high = resampled_interval(resampled_frechet(features, reference, ddof=1), 1000, seed=0, resamples=400)
+    error = standard_error(frechet_contributions(features, reference, ddof=1))
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.12)
+
+
+def test_contributions_of_a_flat_reference_stay_finite() -> None:
+    reference = Gaussian(*moments(gaussian_features(10, 12, seed=2)))
+    contributions = frechet_contributions(gaussian_features(200, 12, seed=1), reference, ddof=1)
+    assert torch.isfinite(contributions).all()
 
 
 def test_frechet_distance_refuses_what_is_no_pair_of_gaussians() -> None:

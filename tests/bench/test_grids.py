@@ -60,11 +60,11 @@ def test_grid_refuses_what_is_no_batch_of_images(images: torch.Tensor) -> None:
         image_grid(plain(1), labels=["a", "b", "c"])
 
 
-def test_triptych_shows_target_inversion_and_absolute_difference() -> None:
-    pixels = opened(triptych(plain(200, 10), plain(190, 60)))
+def test_triptych_shows_target_inversion_and_amplified_difference() -> None:
+    pixels = opened(triptych(plain(200, 10), plain(190, 90)))
     head = pixels.shape[0] - (2 * 128 + 2)
     rows = [[int(pixels[head + y, x, 0]) for x in (0, 130, 260)] for y in (0, 130)]
-    assert rows == [[200, 190, 10], [10, 60, 50]]
+    assert rows == [[200, 190, 4 * 10], [10, 90, 255]]
 
 
 def test_triptych_refuses_other_shapes() -> None:

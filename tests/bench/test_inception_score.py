@@ -51,6 +51,13 @@ def test_inception_score_agrees_with_torch_fidelity(splits: int, shuffle: bool) 
     assert std == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-10, abs=1e-14)
 
 
+def test_inception_score_of_a_split_size_takes_what_is_left_as_a_split() -> None:
+    logits = torch.randn(250, 10, generator=torch.Generator().manual_seed(0))
+    parts = [inception_score(part, splits=1)[0] for part in torch.split(logits, 100)]
+    assert inception_score(logits, split_size=100) == pytest.approx((np.mean(parts), np.std(parts)), rel=1e-12)
+    assert inception_score(logits, split_size=5000)[0] == inception_score(logits, splits=1)[0]
+
+
 def test_inception_score_leaves_the_global_generator_alone() -> None:
     state = repr(np.random.get_state())
     inception_score(torch.zeros(20, 5), splits=2, shuffle_seed=1)

@@ -7,8 +7,10 @@ from cleanfid import fid as cleanfid
 from torch import Tensor
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
+from bench.metrics import kernel_distance as module
 from bench.metrics.kernel_distance import (
     KernelDistance,
+    kernel_contributions,
     kernel_distance,
     mmd2,
     polynomial_mmd2,
@@ -65,7 +67,7 @@ def test_subset_draws_hold_no_row_twice() -> None:
 def test_subset_larger_than_a_set_is_the_smaller_set(real: Tensor, fake: Tensor) -> None:
     mean, std = kernel_distance(real[:130], fake)
     assert mean == pytest.approx(float(polynomial_mmd2(real[:130], fake)), rel=1e-12)
-    assert std == pytest.approx(0, abs=1e-14)
+    assert std == 0, "all subsets are both sets whole: one is computed"
     sizes = {len(rows) for draw in subset_draws(150, 130, KernelDistance(num_subsets=1)) for rows in draw}
     assert sizes == {130}
 
@@ -99,6 +101,25 @@ def test_polynomial_mmd2_does_not_depend_on_the_order_of_rows_or_sets(real: Tens
     expected = polynomial_mmd2(real, fake)
     torch.testing.assert_close(polynomial_mmd2(real.flip(0), fake.flip(0)), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(polynomial_mmd2(fake, real), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("tile", [2048, 37])
+def test_contributions_have_the_mmd2_of_all_images_as_mean(
+    real: Tensor, fake: Tensor, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", tile)
+    spec = KernelDistance(degree=2, gamma=0.1, coef0=0.5)
+    whole = polynomial_mmd2(real, fake, degree=2, gamma=0.1, coef0=0.5)
+    torch.testing.assert_close(kernel_contributions(real, fake, spec).mean(), whole, rtol=1e-11, atol=0)
+    torch.testing.assert_close(kernel_contributions(real, fake).mean(), polynomial_mmd2(real, fake), rtol=1e-11, atol=0)
+
+
+def test_contributions_spread_as_the_estimate_does(real: Tensor) -> None:
+    generator = torch.Generator().manual_seed(5)
+    sets = [torch.randn(100, 32, generator=generator) * 1.3 + 0.4 for _ in range(200)]
+    spread = torch.stack([polynomial_mmd2(real, fakes) for fakes in sets]).std()
+    told = torch.stack([kernel_contributions(real, fakes).std() / 10 for fakes in sets[:20]]).mean()
+    torch.testing.assert_close(told, spread, rtol=0.2, atol=0)
 
 
 def test_mmd2_refuses_sets_without_pairs(real: Tensor, fake: Tensor) -> None:

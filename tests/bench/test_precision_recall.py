@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
+from bench import statistics
 from bench.metrics import precision_recall as module
-from bench.metrics.precision_recall import density_coverage, neighbour_radii, precision_recall, realism
+from bench.metrics.precision_recall import (
+    density_coverage,
+    manifold_membership,
+    nearest_neighbours,
+    neighbour_radii,
+    precision_recall,
+    realism,
+)
 
 
 @pytest.fixture
@@ -85,9 +100,77 @@ def test_precision_recall_depends_neither_on_order_nor_on_blocks(
     expected = precision_recall(real, fake), density_coverage(real, fake)
     assert (precision_recall(real.flip(0), fake.flip(0)), density_coverage(real.flip(0), fake.flip(0))) == expected
     ratios = realism(real, fake)
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 7 * 200)
+    monkeypatch.setattr(module, "TILE", 37)
     assert (precision_recall(real, fake), density_coverage(real, fake)) == expected
     torch.testing.assert_close(realism(real, fake), ratios, rtol=1e-12, atol=0)
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes that results of torch's operations have held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                storage = leaf.untyped_storage()
+                self._held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._held.values()))
+        return result
+
+
+def bound(tile: int, width: int, images: int) -> int:
+    """What the module says that it needs beyond the features, with 100 bytes an image."""
+    return 16 * tile * width + 32 * tile**2 + 100 * images
+
+
+@pytest.mark.parametrize("metric", [precision_recall, density_coverage, realism, nearest_neighbours])
+def test_memory_stays_within_the_stated_bound(
+    metric: Callable[[Tensor, Tensor], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reals, fakes = torch.randn(2, 1500, 256, generator=torch.Generator().manual_seed(7))
+    fakes[:3] = reals[:3]  # the exact route for near copies as well
+    monkeypatch.setattr(module, "TILE", 128)
+    monkeypatch.setattr(statistics, "BLOCK_ROWS", 128)
+    with PeakBytes() as counted:
+        metric(reals, fakes)
+    assert 8 * 2 * 128 * 256 < counted.peak <= bound(128, 256, 2 * 1500) + 1500 * 256 * 2  # realism: half the reals
+    assert counted.peak < 1500 * 1500 * 8 / 5  # a whole matrix of distances
+
+
+def test_fifty_thousand_images_twice_fit_into_two_gigabytes() -> None:
+    features = 2 * 50_000 * 2048 * 4
+    assert features + bound(module.TILE, 2048, 100_000) < 1.2e9
+
+
+def test_membership_says_which_images_count() -> None:
+    reals, fakes = line(0, 1, 3), line(-1, 5.5, 2, 20)
+    fakes_within, reals_within = manifold_membership(reals, fakes, 1)
+    assert fakes_within.tolist() == [True, False, True, False]
+    assert reals_within.tolist() == [True, True, True]
+
+
+def test_nearest_neighbours_are_found_across_tiles(real: Tensor, fake: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = torch.cdist(fake.double(), real.double(), compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+    monkeypatch.setattr(module, "TILE", 37)
+    distances, indices = nearest_neighbours(fake, real)
+    torch.testing.assert_close(distances, direct.values, rtol=1e-12, atol=0)
+    assert torch.equal(indices, direct.indices)
+
+
+def test_own_distances_are_taken_once(real: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = neighbour_radii(real, 5)
+    counted = Mock(side_effect=torch.addmm)
+    monkeypatch.setattr(module, "TILE", 60)
+    monkeypatch.setattr(torch, "addmm", counted)
+    torch.testing.assert_close(neighbour_radii(real, 5), expected, rtol=1e-12, atol=0)
+    assert counted.call_count == 5 * 6 / 2
 
 
 def test_ordinary_features_take_the_fast_route(real: Tensor, fake: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

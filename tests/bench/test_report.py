@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.differences import write_values
 from bench.errors import UserError
 from bench.grids import image_grid
 from bench.records import Record, write_atomic, write_records
@@ -54,7 +57,7 @@ def test_report_writes_all_forms_and_returns_the_page(run_dir: Path) -> None:
     assert page == run_dir / "report" / "index.html"
     names = {path.name for path in page.parent.iterdir()}
     assert names == {
-        *("index.html", "tables.md", "tables.tex", "tables.csv"),
+        *("index.html", "tables.md", "tables.tex", "tables.csv", "reproduction.csv"),
         *("quality_speed.png", "quality_speed.svg"),
     }
 
@@ -95,6 +98,31 @@ def test_report_shows_published_numbers_but_no_doubtful_ones(run_dir: Path) -> N
     assert ">low<" not in text
 
 
+def test_report_says_in_every_form_what_was_reproduced(run_dir: Path) -> None:
+    page = write_report(run_dir)
+    for name in ("index.html", "tables.md", "tables.tex"):
+        text = (page.parent / name).read_text()
+        assert "FFHQ 256 × 256: reproduction" in text.replace(r"$\times$", "×"), name
+        assert "not comparable" in text, name
+    rows = list(csv.DictReader(io.StringIO((page.parent / "reproduction.csv").read_text())))
+    assert {(row["Model"], row["Metric"], row["Verdict"]) for row in rows} == {
+        ("stylegan2-ffhq-256", "FID", "reproduced"),
+        ("stylegan2-ffhq-256", "Precision", "not comparable"),
+        ("stylegan2-ffhq-256", "Recall", "not comparable"),
+    }
+    assert any("does not say under which protocol" in row["Notes"] for row in rows)
+
+
+def test_report_says_which_models_differ(run_dir: Path) -> None:
+    assert "differences between models" not in write_report(run_dir).read_text()
+    for place, row in enumerate(r.measurement for r in build_records() if r.measurement.metric == "FID"):
+        if row.value is not None:
+            write_values(run_dir, [(row, torch.arange(50.0) + place)])
+    page = write_report(run_dir)
+    for name in ("index.html", "tables.md", "tables.tex"):
+        assert "differences between models" in (page.parent / name).read_text(), name
+
+
 def test_report_bears_a_watermark_when_every_value_has_a_caveat(tmp_path: Path, run_dir: Path) -> None:
     watermark = "every quality value of this run carries a caveat"
     limited_rows = [record(caveats=(LIMITED,)), record(subject="b", caveats=(LIMITED,))]
@@ -112,7 +140,7 @@ def test_report_of_the_same_records_has_the_same_bytes(tmp_path: Path, run_dir: 
 
 
 def test_report_needs_only_the_records(tmp_path: Path) -> None:
-    write_records(tmp_path / "records.jsonl", [record()])
+    write_records(tmp_path / "records.jsonl", [record(subject="mine")])
     text = write_report(tmp_path).read_text()
     assert "<h2>FFHQ 256 × 256: quality</h2>" in text
     assert not re.search(r"<h2>(Samples|Quality against speed)", text)

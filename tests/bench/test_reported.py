@@ -144,6 +144,13 @@ def test_published_fid_takes_the_best_checked_numbers() -> None:
     assert Published({"a": "StyleGAN2"}, [others]).fid("a", "ffhq", 1024) == [others]
 
 
+def test_published_numbers_are_of_the_models_own_variant() -> None:
+    plain, other, long = number(variant=""), number(variant="FFHQ-140k"), number(variant="config F, released")
+    assert Published({"a": "StyleGAN2"}, [plain, other, long]).of("a", "ffhq", 1024) == [plain]
+    assert Published({"a": "StyleGAN2: config F"}, [long, number(), other]).of("a", "ffhq", 1024) == [number(), long]
+    assert Published({}, [plain]).of("a", "ffhq", 1024) == []
+
+
 def test_published_fid_matches_whole_words_of_the_variant(numbers: list[ReportedNumber]) -> None:
     published = Published({"a": "EDM: config F conditional VP", "b": "EDM: config F unconditional VP"}, numbers)
     assert [n.printed for n in published.fid("a", "cifar10", 32)] == ["1.79"]

@@ -6,10 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,56 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bench import run as run_module
+from bench import run_folder
+from bench.distributed import Shard
 from bench.errors import StorageError, UserError
 from bench.plan import PlanOptions, make_plan
-from bench.records import Record, read_records
+from bench.records import read_records
 from bench.report import write_report
-from bench.run import RunOptions, Shard, execute
+from bench.run import RunOptions, execute
 from bench.shapes import ShapesDataset
 from bench.weights import WeightsOptions
-from tests.bench.test_extractors import random_inception
-from tests.conftest import REPOSITORY
-
-CPU = torch.device("cpu")
-SUITE = """\
-schema = 1
-name = "tiny"
-[defaults]
-dataset = "shapes"
-resolution = 32
-reference = "half"
-models = ["stylegan2-shapes-32"]
-protocols = ["fid50k_full@sg3", "kid50k_full@sg3", "is50k@sg3", "pr50k3@inception", "clip@vit-b-32"]
-num_images = 24
-shard_size = 8
-batch_size = 4
-inversion_images = 1
-inversion_steps = 3
-latency_calls = 3
-latency_budget_s = 1.0
-max_batch_size = 2
-[[entry]]
-"""
-
-
-@pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(run_module, "RUNS", tmp_path / "results" / "runs")
-    monkeypatch.setenv("STYLEBENCH_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "tiny.toml"
-    path.write_text(SUITE, encoding="utf-8")
-    return path
-
-
-def run_tiny(suite: Path, how: RunOptions, **changes: int) -> tuple[Path, list[Record]]:
-    options = PlanOptions(suite=str(suite), **changes)  # type: ignore[arg-type]
-    result = execute(make_plan(options, CPU), options, how)
-    return result.folder, read_records(result.folder / "records.jsonl") if result.complete else []
-
-
-def quality(records: list[Record]) -> dict[tuple[str, str], float | None]:
-    rows = (record.measurement for record in records if record.measurement.kind == "quality")
-    return {(row.subject, row.metric): row.value for row in rows}
+from tests.bench.random_networks import random_inception
+from tests.bench.tiny_suite import CPU, SUITE, quality, run_tiny
 
 
 def test_run_measures_everything_and_reports(suite: Path, tmp_path: Path) -> None:
@@ -110,12 +67,13 @@ def test_one_inception_file_serves_every_metric_of_that_network(suite: Path, tmp
     quality_rows = [row for row in rows if row.kind == "quality"]
     name = f"inception-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     assert all(row.status == "ok" and name in row.metric for row in quality_rows)
-    protocols = {"fid50k_full@sg3", "fid@clean", "kid50k_full@sg3", "is50k@sg3", "pr50k3@inception"}
+    protocols = {"fid50k_full@sg3", "fid@clean", "kid50k_full@sg3", "is50k@sg3", "pr50k3@adm-inception"}
     assert {row.protocol for row in quality_rows} == protocols
     assert not any(row.metric.startswith(("FID", "KID")) for row in quality_rows), "these are not the official weights"
     shard = next((tmp_path / "run").rglob("shard-*.safetensors"))
-    layers = {"inception.pool", "inception.logits", "inception-clean.pool", "inception-clean.logits"}
-    assert load_file(shard).keys() == layers | {"pixels", "thumbnails"}, "no stand-in where the network is there"
+    layers = {"inception.pool", "inception.logits", "inception-adm.pool", "inception-clean.pool"}
+    beside = {"pixels", "prompts", "thumbnails"}
+    assert load_file(shard).keys() == layers | beside, "no stand-in where the network is there"
 
 
 def test_shards_and_batch_size_do_not_change_the_numbers(suite: Path, tmp_path: Path) -> None:
@@ -154,11 +112,11 @@ def test_unfinished_run_is_found_again(suite: Path, tmp_path: Path) -> None:
     whole = execute(make_plan(options, CPU), options, RunOptions())
     assert half.folder == whole.folder
     assert execute(make_plan(options, CPU), options, RunOptions()).folder != whole.folder
-    assert (run_module.RUNS.parent / "latest").is_file()
+    assert (run_folder.RUNS.parent / "latest").is_file()
 
 
 def test_two_processes_do_not_write_one_run(suite: Path, tmp_path: Path) -> None:
-    with run_module.locked(tmp_path / "run", shared=False), pytest.raises(UserError, match="another process"):
+    with run_folder.locked(tmp_path / "run", shared=False), pytest.raises(UserError, match="another process"):
         run_tiny(suite, RunOptions(tmp_path / "run"))
 
 
@@ -223,31 +181,6 @@ def test_full_disk_stops_the_run_and_keeps_what_was_measured(
     assert list(folder.rglob("*.safetensors"))
     assert not list(folder.rglob("*.part"))
     assert quality(run_tiny(suite, RunOptions(folder))[1]) == whole
-
-
-@pytest.mark.slow
-def test_killed_run_resumes_with_the_same_numbers_bit_for_bit(suite: Path, tmp_path: Path) -> None:
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "bench", "run", "--suite", str(suite), "--offline", "-o", str(folder)]
-        return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    whole = tmp_path / "whole"
-    assert start(whole).wait(300) == 0
-    expected = quality(read_records(whole / "records.jsonl"))
-    cut = tmp_path / "cut"
-    for num_files in (1, 4, 8, 10):
-        process = start(cut)
-        deadline = time.monotonic() + 120
-        while len(list(cut.rglob("*.safetensors"))) < num_files and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(cut).wait(300) == 0
-    assert quality(read_records(cut / "records.jsonl")) == expected
-    for path in whole.rglob("shard-*.safetensors"):
-        assert (cut / path.relative_to(whole)).read_bytes() == path.read_bytes()
-    assert json.loads((cut / "run.json").read_text(encoding="utf-8"))["complete"] is True
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.sampling import GeneratedImages, RealImages, disjoint_halves, sample_rng
+from bench.sampling import GeneratedImages, ImageBatch, RealImages, disjoint_halves, sample_rng
 from bench.shapes import ShapesDataset
+from models.layers import to_uint8
 from models.spec import Condition, Conditioning, Latents, SamplingSettings
 
 CPU = torch.device("cpu")
@@ -26,10 +27,14 @@ class Stripes(nn.Module):
     def draw(self, rng: np.random.Generator) -> Latents:
         return {"z": torch.from_numpy(rng.standard_normal(8, dtype=np.float32))}
 
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
         rows = (latents["z"] * 40 * self.gain + 128).clamp(0, 255)[:, None, None, :].expand(-1, 3, 8, 8)
         offset = condition[:, None, None, None] if isinstance(condition, Tensor) else 0
-        return (rows * 0.9 + offset).to(torch.uint8)
+        levels = (rows * 0.9 + offset).floor()
+        return (levels + 0.7 - 128) / 127.5  # the same level however it is quantised
+
+    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+        return to_uint8(self.images(latents, condition))
 
 
 def test_sample_rng_is_pinned() -> None:
@@ -90,9 +95,9 @@ class Worded(Stripes):
         self.mapping.add_module("encoder", encoder)
         self.conditions: list[Condition] = []
 
-    def sample(self, latents: Latents, condition: Condition = None) -> Tensor:
+    def images(self, latents: Latents, condition: Condition = None) -> Tensor:
         self.conditions.append(condition)
-        return super().sample(latents)
+        return super().images(latents)
 
 
 def test_text_conditional_generator_is_given_captions_of_the_data_set() -> None:
@@ -121,3 +126,30 @@ def test_real_images_are_those_of_the_members() -> None:
     batch = RealImages(dataset, [4, 9, 2]).batch([2, 0])
     assert torch.equal(batch.images, torch.stack([dataset.image(2), dataset.image(4)]))
     assert batch.prompts == [dataset.caption(2), dataset.caption(4)]
+
+
+def test_pixels_are_rounded_half_up_and_truncated_from_one_pass() -> None:
+    class Between(Stripes):
+        def images(self, latents: Latents, condition: Condition = None) -> Tensor:
+            levels = torch.tensor([99.5, 99.6, 100.0, 100.4]).expand(len(latents["z"]), 3, 1, 4)
+            return levels / 127.5 - 1
+
+    batch = GeneratedImages(Between("none"), ShapesDataset(8, count=5), seed=0, device=CPU).batch([0])
+    assert batch.pixels("half-up")[0, 0, 0].tolist() == [100, 100, 100, 100]
+    assert batch.pixels("truncate")[0, 0, 0, 1:].tolist() == [99, 100, 100]
+    from_file = ImageBatch(batch.images)
+    assert from_file.pixels("truncate") is from_file.images
+
+
+def test_network_looks_at_the_same_pixels_once() -> None:
+    calls: list[Tensor] = []
+
+    def network(pixels: Tensor) -> int:
+        calls.append(pixels)
+        return len(calls)
+
+    one = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    batch = ImageBatch(one)
+    assert batch.look(network) == batch.look(network, "truncate") == len(calls) == 1
+    cut = ImageBatch(one, truncated=one.clone())
+    assert (cut.look(network), cut.look(network, "truncate")) == (2, 3)

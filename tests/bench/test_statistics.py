@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import statistics
-from bench.statistics import FeatureStatistics, bootstrap_interval
+from bench.statistics import FeatureStatistics
 
 
 @pytest.fixture
@@ -87,26 +87,14 @@ def test_cov_refuses_too_few_features(features: torch.Tensor) -> None:
         one.cov(1)
 
 
-def test_bootstrap_interval_agrees_with_the_normal_one() -> None:
-    values = torch.randn(2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4 + 7
-    low, high = bootstrap_interval(values, seed=0)
-    half_width = 1.96 * float(values.std()) / math.sqrt(2000)
-    assert low == pytest.approx(float(values.mean()) - half_width, abs=0.15 * half_width)
-    assert high == pytest.approx(float(values.mean()) + half_width, abs=0.15 * half_width)
-    inner = bootstrap_interval(values, seed=0, level=0.5)
-    assert low < inner[0] < inner[1] < high
-
-
-def test_bootstrap_interval_depends_on_its_own_seed_only() -> None:
-    values = torch.arange(30.0)
-    state = repr(np.random.get_state())
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
-    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
-    assert repr(np.random.get_state()) == state
-
-
-def test_bootstrap_interval_refuses_infinite_values_and_odd_levels() -> None:
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        bootstrap_interval(torch.tensor([30.0, math.inf]), seed=0)
-    with pytest.raises(ValueError, match="level 95"):
-        bootstrap_interval(torch.tensor([30.0, 31.0]), seed=0, level=95)
+def test_update_counted_is_update_with_the_rows_repeated(
+    features: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = torch.from_numpy(np.random.default_rng(0).multinomial(400, np.full(400, 1 / 400)))
+    counts[50:100] = 0  # a whole block that was not drawn
+    repeated = statistics_of(features.repeat_interleave(counts, dim=0))
+    monkeypatch.setattr(statistics, "BLOCK_ROWS", 50)
+    counted = FeatureStatistics.empty(12).update_counted(features, counts)
+    assert counted.n == repeated.n == int(counts.sum())
+    torch.testing.assert_close(counted.mean, repeated.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(counted.scatter, repeated.scatter, rtol=1e-11, atol=1e-9)

@@ -33,11 +33,19 @@ def test_entry_takes_the_defaults() -> None:
         (("num_images = 8", "num_images = true"), "must be of type int"),
         (("num_images = 8", 'reference = "some"'), "'half', 'full'"),
         (("num_images = 8", 'protocols = ["fid50k_ful@sg3"]'), "Did you mean 'fid50k_full@sg3'"),
+        (("num_images = 8", 'probes = ["eqr50@sg3"]'), "Did you mean 'eqr50k@sg3'"),
+        (("num_images = 8", "probe_samples = 0"), "must be 1 or more"),
+        (("num_images = 8", 'inversion_tracks = ["inversion@sgx"]'), "Did you mean 'inversion@sgxl'"),
+        (("num_images = 8", "inversion_batch = 0"), "must be 1 or more"),
         (("num_images = 8", 'models = "stylegan2"'), "list of strings"),
         (("resolution = 32", ""), "resolution missing"),
         (("schema = 1", "schema = 9"), "reads schema = 1"),
         (("schema = 1", "schema = "), "not valid TOML"),
         (("[[entry]]", "[other]"), "unknown key"),
+        (
+            ("[[entry]]", '[[entry]]\ndataset = "shapes"\nresolution = 32\n[[entry]]'),
+            "are called shapes-32",
+        ),
     ],
 )
 def test_bad_suite_is_one_clear_message(change: tuple[str, str], message: str) -> None:

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from bench.tables import Cell, Column, Table, to_csv, to_html, to_latex, to_markdown, to_text
+from bench.tables import Cell, Column, Notes, Table, cells_to_csv, to_csv, to_html, to_latex, to_markdown, to_text
 from tests.bench.fake_records import build_records, record, without_value
 
 TABLE = Table(
@@ -133,3 +133,23 @@ def test_csv_does_not_depend_on_the_order_of_records() -> None:
     records = build_records()
     assert to_csv(records) == to_csv(records[::-1])
     assert "\r" not in to_csv(records)
+
+
+def test_cells_as_csv_have_their_notes_beside_them() -> None:
+    rows = list(csv.DictReader(io.StringIO(cells_to_csv([TABLE, TABLE]))))
+    assert len(rows) == 4
+    assert rows[0] == {
+        "Table": "FFHQ: quality",
+        "Model": "a_b",
+        "FID ↓": "2.30 ± 0.10",
+        "FID reported": "2.19",
+        "Notes": "a paper",
+    }
+    assert rows[1]["Notes"] == "50% of it & more | run `bench fetch a_b`"
+
+
+def test_notes_number_a_text_once() -> None:
+    notes = Notes()
+    assert notes.numbers(["b", "a"]) == (1, 2)
+    assert notes.numbers(["a", "c  d"]) == (2, 3)
+    assert notes.texts == ["b", "a", "c d"]

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import re
 from pathlib import Path
 
 import open_clip
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torch_fidelity.feature_extractor_inceptionv3
 import torch_fidelity.sample_similarity_lpips
@@ -38,22 +40,41 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WEIGHTS, "inception", dataclasses.replace(WEIGHTS["inception"], sha256=SHA256))
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_are_pinned_by_their_whole_hash(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, spec in WEIGHTS.items() if spec.url])
+def test_weights_are_pinned_by_their_hash(name: str) -> None:
     spec = WEIGHTS[name]
-    assert len(spec.sha256) == 64
-    assert spec.size_bytes > 0
+    in_name = re.search(r"-([0-9a-f]{8})\.pth$", spec.filename)
     assert spec.url.startswith("https://")
     assert spec.licence
-    prefix = spec.filename.removesuffix(".pth").split("-")[-1]
-    assert spec.sha256.startswith(prefix) or name in ("vgg16-lpips", "clip-vit-b-32")
+    assert (len(spec.sha256) == 64 and spec.size_bytes > 0) or (in_name and spec.sha256 == in_name[1])
+    assert in_name is None or spec.sha256.startswith(in_name[1])
 
 
 def test_weights_are_those_of_the_libraries() -> None:
     assert WEIGHTS["inception"].url == torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
     assert WEIGHTS["vgg16-lpips"].url == torch_fidelity.sample_similarity_lpips.URL_VGG16_LPIPS
     assert WEIGHTS["vgg16"].url == VGG16_Weights.IMAGENET1K_V1.url
-    assert open_clip.get_pretrained_cfg("ViT-B-32-quickgelu", "openai")["hf_hub"] in WEIGHTS["clip-vit-b-32"].url
+    dinov2 = timm.get_pretrained_cfg("vit_large_patch14_dinov2.lvd142m")
+    assert dinov2 is not None
+    assert WEIGHTS["dinov2-vit-l-14"].url == dinov2.url
+    for name, (architecture, tag) in {
+        "clip-vit-b-32": ("ViT-B-32-quickgelu", "openai"),
+        "clip-vit-g-14": ("ViT-g-14", "laion2b_s12b_b42k"),
+    }.items():
+        assert open_clip.get_pretrained_cfg(architecture, tag)["hf_hub"] in WEIGHTS[name].url
+
+
+def test_a_random_inception_is_only_the_users_own_and_never_official(tmp_path: Path) -> None:
+    options = WeightsOptions(cache=tmp_path)
+    assert find_weights("inception-random", options) is None
+    with pytest.raises(MissingWeights, match=r"published as data; `--inception-random-weights FILE`"):
+        resolve_weights("inception-random", options)
+    with pytest.raises(UserError, match="can't be fetched"):
+        fetch_weights("inception-random")
+    own = tmp_path / "own.pth"
+    own.write_bytes(CONTENT)
+    found = resolve_weights("inception-random", WeightsOptions({"inception-random": own}, tmp_path))
+    assert found == LocalWeights("inception-random", own, SHA256, official=False)
 
 
 def test_find_weights_takes_the_cached_file(pinned: None, tmp_path: Path) -> None:
@@ -111,7 +132,7 @@ def test_resolve_weights_refuses_a_file_that_is_not_there(tmp_path: Path) -> Non
 
 
 def test_find_weights_refuses_an_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there are inception, vgg16"):
+    with pytest.raises(UserError, match="there are inception, inception-random, vgg16"):
         find_weights("resnet", WeightsOptions(cache=tmp_path))
 
 
