@@ -109,7 +109,7 @@ def _class_order() -> str:
 
 
 def _range_and_rounding() -> str:
-    from bench.extractors import check_images
+    from bench.networks.extractors import check_images
     from bench.sampling import QUANTISERS
 
     for wrong in (torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, 3, dtype=torch.uint8)):
@@ -127,7 +127,7 @@ def _range_and_rounding() -> str:
 
 def _resizes() -> str:
     """Every third column white, 897 to 299 pixels: TF1 reads the first of three, torch the middle one, clean all."""
-    from bench.inception import RESIZES, Resize
+    from bench.networks.inception import RESIZES, Resize
 
     stripes = torch.zeros(1, 3, 3, 897, dtype=torch.uint8)
     stripes[..., ::3] = 255

@@ -28,10 +28,10 @@ from bench.inversion_scores import InversionScore, frechet_score, perceptual_sco
 from bench.inversion_start import Starts
 from bench.jobs import Bench, Subject, case_of, subject_of, with_weights_caveat, without_value
 from bench.metrics.ssim import WINDOW_NAME
+from bench.networks.standin import StandinExtractor
 from bench.pivotal_tuning import Pivot, tune, tuning_steps
 from bench.plan import REAL, Task
 from bench.records import Measurement, write_atomic
-from bench.standin import StandinExtractor
 from bench.views import ImageView
 
 Finished = dict[str, Tensor]  # of one target: "target" and "inverted" uint8 [3, R, R], "ws" [num_ws, w_dim], "seconds"

@@ -81,7 +81,12 @@ def extraction_of(bench: Bench, stage: Stage, name: str, repeat: int = 0) -> Ext
         generator = subject_of(bench, stage, name).generator
         assert generator is not None
         source = GeneratedImages(
-            generator, stage.dataset, bench.plan.suite.seed + repeat, bench.plan.device, stage.prompts
+            generator,
+            stage.dataset,
+            bench.plan.suite.seed + repeat,
+            bench.plan.device,
+            stage.prompts,
+            stage.entry.labels == "uniform",
         )
     views = {v: bench.views.views[v] for v in view_names(stage.entry) if v in bench.views.views}
     entry, layers = stage.entry, frozenset(layer for p in protocols_of(stage.entry) for layer in p.layers)
@@ -155,6 +160,7 @@ def _quality(bench: Bench, stage: Stage, subject: Subject, protocol: Protocol, m
         extractor_sha256=None if view is None else view.sha256,
         batch_size=stage.entry.batch_size,
         repeats=runs,
+        **({} if stage.entry.labels == "dataset" else {"labels": stage.entry.labels}),
     )
     name = scoring.metric_name(metric, protocol)
     return Measurement(

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import features, run_folder
-from bench.classifier import open_classifier
 from bench.distributed import Shard, World
 from bench.environment import environment_facts, machine_slug, provenance, utc_now
 from bench.errors import StorageError, UserError
 from bench.inversion_jobs import inversion_task
 from bench.jobs import Bench, check_references, extraction_of, features_folder, score_task, subject_of
 from bench.merge import check_parts, copy_parts
+from bench.networks.classifier import open_classifier
 from bench.plan import Plan, PlanOptions, Task, needed_weights
 from bench.probe_jobs import probe_task, probes_folder, probes_key, probing_of
 from bench.progress import Progress

@@ -127,6 +127,7 @@ class GeneratedImages:
     seed: int
     device: torch.device
     prompts: PromptList | None = None
+    uniform_labels: bool = False  # every class as likely, instead of as often as the data set has it
 
     def batch(self, ids: Sequence[int]) -> ImageBatch:
         """Generate the samples."""
@@ -148,7 +149,7 @@ class GeneratedImages:
             prompts = [self._prompt(i) for i in ids]
             known = reads_prompts(self.generator)
             return prompts if known else standin_text_features(self.generator, prompts, self.device), prompts
-        labels = [self._label(self._member(i)) for i in ids]
+        labels = [self._label(i) for i in ids]
         names = self.dataset.class_names
         texts = [class_prompt(names[label]) for label in labels] if names else None
         return torch.tensor(labels, device=self.device), texts
@@ -157,8 +158,10 @@ class GeneratedImages:
         """The image whose class or text sample `index` has: a random one, as `fid50k_full` draws it."""
         return int(sample_rng(self.seed, index, "label").integers(len(self.dataset)))
 
-    def _label(self, member: int) -> int:
-        label = self.dataset.label(member)
+    def _label(self, index: int) -> int:
+        if self.uniform_labels and self.dataset.num_classes:
+            return int(sample_rng(self.seed, index, "label").integers(self.dataset.num_classes))
+        label = self.dataset.label(self._member(index))
         if label is None:
             raise ValueError(f"{self.dataset.name} has no labels; a class-conditional generator can't run on it")
         return label

@@ -18,6 +18,7 @@ from bench.speed_conditions import check_condition
 SUITES_DIR = Path(__file__).parent / "suites"
 SCHEMA_VERSION = 1
 Reference = Literal["half", "full"]
+Labels = Literal["dataset", "uniform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Entry:
     inversion_tracks: tuple[str, ...] = ("inversion@sgxl",)
     probes: tuple[str, ...] = ()  # metrics that drive the generator: path length, equivariance
     probe_samples: int = 50_000
+    labels: Labels = "dataset"  # classes of samples: those of random images (StyleGAN), or each as likely (ADM, XL)
     speed_conditions: tuple[str, ...] = ("eager",)
     latency_calls: int = 700  # enough for a 99th percentile
     latency_budget_s: float = 60.0

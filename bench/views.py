@@ -10,16 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.clip import VIT_B_32, VIT_G_14, ClipNetwork, clip_extractor
-from bench.dinov2 import dinov2_extractor
-from bench.extractors import Extractor
 from bench.features import View
-from bench.inception import Resize, inception_extractor
 from bench.inversion import PerceptualLoss
-from bench.perceptual import lpips
+from bench.networks.clip import VIT_B_32, VIT_G_14, ClipNetwork, clip_extractor
+from bench.networks.dinov2 import dinov2_extractor
+from bench.networks.extractors import Extractor
+from bench.networks.inception import Resize, inception_extractor
+from bench.networks.perceptual import lpips
+from bench.networks.standin import StandinExtractor, StandinPerceptual, StandinTextImage
+from bench.networks.vgg import vgg_extractor
 from bench.sampling import ImageBatch, Quantiser
-from bench.standin import StandinExtractor, StandinPerceptual, StandinTextImage
-from bench.vgg import vgg_extractor
 from bench.weights import LocalWeights, MissingWeights, WeightsOptions, resolve_weights
 
 GIGAGAN_PREFIX = "A photo depicts "

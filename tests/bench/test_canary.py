@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import canary, doctor, inception, sampling
+from bench import canary, doctor, sampling
 from bench.canary import QUESTIONS, Answer, format_answers, sing
 from bench.cli import main
 from bench.metrics.precision_recall import PrecisionRecall, precision_recall
+from bench.networks import inception
 
 
 def answer(name: str) -> Answer:
@@ -48,7 +49,7 @@ def test_changed_rounding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_that_are_not_guarded_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.extractors.check_images", lambda images: None)
+    monkeypatch.setattr("bench.networks.extractors.check_images", lambda images: None)
     assert "pass for uint8" in answer("range and rounding").detail
 
 

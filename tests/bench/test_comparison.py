@@ -10,11 +10,11 @@ from bench.captions import all_have_caveats
 from bench.comparison import comparison_tables, format_value
 from bench.errors import UserError
 from bench.grouping import metric_family
+from bench.networks.standin import StandinExtractor
 from bench.protocols import PROTOCOLS
 from bench.records import Record
 from bench.reported import Published, load_reported
 from bench.scoring import caveats
-from bench.standin import StandinExtractor
 from bench.tables import Cell, Table, to_html, to_latex, to_markdown, to_text
 from bench.views import ImageView
 from tests.bench.fake_records import (

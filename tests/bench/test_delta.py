@@ -9,9 +9,9 @@ import pytest
 from bench.cli import main
 from bench.delta import LOOKS, choices, delta_plan, delta_tables
 from bench.errors import UserError
+from bench.networks.standin import StandinExtractor
 from bench.plan import PlanOptions, make_plan
 from bench.protocols import PROTOCOLS, STANDINS
-from bench.standin import StandinExtractor
 from bench.tables import Table
 from bench.views import VIEWS, ImageView, ViewSpec
 from tests.bench.fake_records import FULL, record

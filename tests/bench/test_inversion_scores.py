@@ -5,7 +5,7 @@ import torch
 
 from bench.inversion_scores import frechet_score, perceptual_score, pixel_scores
 from bench.metrics.frechet import frechet_distance_from_features
-from bench.standin import StandinExtractor
+from bench.networks.standin import StandinExtractor
 from bench.views import ImageView
 from tests.bench.inversion_cases import CPU, PixelLoss
 

@@ -14,13 +14,13 @@ from cleanfid import fid as cleanfid
 from PIL import Image
 from torch import Tensor
 
-from bench.inception import Resize, inception_extractor
 from bench.metrics.frechet import frechet_distance_from_features
 from bench.metrics.inception_score import inception_score
 from bench.metrics.kernel_distance import polynomial_mmd2
 from bench.metrics.precision_recall import precision_recall
+from bench.networks.inception import Resize, inception_extractor
 from bench.weights import LocalWeights
-from tests.bench.random_networks import CPU, SHA256, clean_fid_network, noise_images, random_inception
+from tests.bench.networks.random_networks import CPU, SHA256, clean_fid_network, noise_images, random_inception
 
 pytestmark = pytest.mark.slow  # 72 passes of Inception on one core
 COUNT = 6

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.networks.standin import StandinPerceptual
 from bench.probes import (
     MAX_PSNR_DB,
     PROBE_PROTOCOLS,
@@ -24,7 +25,6 @@ from bench.probes import (
 )
 from bench.sampling import GeneratedImages, sample_rng
 from bench.shapes import ShapesDataset
-from bench.standin import StandinPerceptual
 from models import stylegan2, stylegan3
 from models.layers import initialise
 from models.registry import build

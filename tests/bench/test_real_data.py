@@ -15,16 +15,16 @@ from bench import run_folder
 from bench.datasets import class_prompt, open_dataset
 from bench.features import Extraction, FeatureSet, extract, load_features
 from bench.metrics.kernel_distance import KernelDistance, kernel_distance
+from bench.networks.standin import StandinTextImage
 from bench.plan import REAL, PlanOptions, make_plan
 from bench.protocols import FRECHET, OTHERS, PROTOCOLS, STANDINS
 from bench.records import Measurement, read_records
 from bench.run import RunOptions, execute
 from bench.sampling import RealImages, disjoint_halves
 from bench.scoring import score
-from bench.standin import StandinTextImage
 from bench.views import VIEWS, open_views
 from bench.weights import WeightsOptions
-from tests.bench.random_networks import CPU, random_inception
+from tests.bench.networks.random_networks import CPU, random_inception
 
 pytestmark = pytest.mark.slow  # Inception looks 108 times at an image
 

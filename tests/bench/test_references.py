@@ -16,7 +16,7 @@ from bench.references import UNKNOWN, Origin, Reference, export_npz, fitting, im
 from bench.run import RunOptions
 from bench.shapes import ShapesDataset
 from bench.statistics import FeatureStatistics
-from tests.bench.random_networks import random_inception
+from tests.bench.networks.random_networks import random_inception
 from tests.bench.tiny_suite import SUITE, run_tiny
 
 ORIGIN = Origin("ffhq", 256, "d1", "inception", "e1")

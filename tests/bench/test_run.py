@@ -23,7 +23,7 @@ from bench.report import write_report
 from bench.run import RunOptions, execute
 from bench.shapes import ShapesDataset
 from bench.weights import WeightsOptions
-from tests.bench.random_networks import random_inception
+from tests.bench.networks.random_networks import random_inception
 from tests.bench.tiny_suite import CPU, SUITE, quality, run_tiny
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,7 @@ def test_labels_follow_the_data_set_and_make_the_prompt() -> None:
     dataset = ShapesDataset(8, count=50)
     source = GeneratedImages(Stripes(), dataset, seed=3, device=CPU)
     prompts = source.batch(range(40)).prompts
-    labels = [source._label(source._member(i)) for i in range(40)]
+    labels = [source._label(i) for i in range(40)]
     assert prompts is not None
     assert all(dataset.class_names[label] in text for label, text in zip(labels, prompts, strict=True))
     assert len(set(labels)) > 5
@@ -153,3 +155,16 @@ def test_network_looks_at_the_same_pixels_once() -> None:
     assert batch.look(network) == batch.look(network, "truncate") == len(calls) == 1
     cut = ImageBatch(one, truncated=one.clone())
     assert (cut.look(network), cut.look(network, "truncate")) == (2, 3)
+
+
+def test_labels_are_drawn_as_often_as_the_data_has_them_or_evenly() -> None:
+    class Lopsided(ShapesDataset):
+        def label(self, index: int) -> int:
+            return 7
+
+    dataset = Lopsided(8, count=50)
+    of_data, even = (GeneratedImages(Stripes(), dataset, 3, CPU, None, uniform) for uniform in (False, True))
+    drawn = {name: cast("Tensor", source.condition(range(40))) for name, source in (("data", of_data), ("even", even))}
+    assert drawn["data"].unique().tolist() == [7]
+    assert len(drawn["even"].unique()) == 10
+    assert cast("Tensor", even.condition([5])).tolist() == drawn["even"][5:6].tolist()

@@ -23,20 +23,20 @@ from torch import Tensor
 
 from bench import views
 from bench.datasets import open_dataset
-from bench.extractors import Extractor
 from bench.features import Extraction, FeatureSet, View, extract, load_features
-from bench.inception import inception_extractor
+from bench.networks.extractors import Extractor
+from bench.networks.inception import inception_extractor
+from bench.networks.standin import StandinExtractor
 from bench.protocols import PROTOCOLS
 from bench.sampling import GeneratedImages, RealImages
 from bench.scoring import score
 from bench.shapes import ShapesDataset
-from bench.standin import StandinExtractor
 from bench.views import ImageView, open_views
 from bench.weights import LocalWeights, WeightsOptions
 from models.layers import initialise
 from models.registry import build
 from models.spec import ImageGenerator
-from tests.bench.random_networks import SHA256, clean_fid_network, random_inception
+from tests.bench.networks.random_networks import SHA256, clean_fid_network, random_inception
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IMAGES = int(os.environ.get("STYLEBENCH_BENCHMARK_IMAGES", "2000"))

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import bench.clip
+import bench.networks.clip
+from bench.networks.standin import StandinExtractor, StandinTextImage
 from bench.protocols import PROTOCOLS
 from bench.sampling import ImageBatch
-from bench.standin import StandinExtractor, StandinTextImage
 from bench.views import GIGAGAN_PREFIX, VIEWS, EmbeddingView, ImageView, TextImageView, open_views
 from bench.weights import WEIGHTS, LocalWeights, WeightsOptions
-from tests.bench.random_networks import CPU, SHA256, noise_images, random_inception
+from tests.bench.networks.random_networks import CPU, SHA256, noise_images, random_inception
 
 
 def batch_of(prompts: list[str] | None = None) -> ImageBatch:
@@ -86,7 +86,7 @@ def test_clip_views_share_one_network(monkeypatch: pytest.MonkeyPatch) -> None:
             tensors: dict[str, Tensor] = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32-quickgelu")).state_dict()
         return tensors
 
-    monkeypatch.setattr(bench.clip, "read_tensors", meta_tensors)
+    monkeypatch.setattr(bench.networks.clip, "read_tensors", meta_tensors)
     weights = LocalWeights("clip-vit-b-32", Path("shared"), SHA256, official=True)
     names = ("clip-vit-b-32", "clip-vit-b-32-prefix", "clip-fid-vit-b-32")
     views = [VIEWS[name].build(weights, torch.device("meta")) for name in names]

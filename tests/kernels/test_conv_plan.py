@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.extractors import full_float32
+from bench.networks.extractors import full_float32
 from kernels.conv_plan import allow_tf32, precision
 
 

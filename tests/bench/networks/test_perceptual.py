@@ -11,9 +11,9 @@ import torchvision
 from torch import nn
 
 from bench.errors import UserError
-from bench.perceptual import LPIPS_CHANNELS, Lpips, lpips
+from bench.networks.perceptual import LPIPS_CHANNELS, Lpips, lpips
 from bench.weights import LocalWeights
-from tests.bench.random_networks import CPU, SHA256, fill_with_noise, noise_images
+from tests.bench.networks.random_networks import CPU, SHA256, fill_with_noise, noise_images
 
 
 def vgg16_layers() -> nn.Module:

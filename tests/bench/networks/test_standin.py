@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bench.standin import (
+from bench.networks.standin import (
     NUM_CLASSES,
     NUM_FEATURES,
     StandinExtractor,

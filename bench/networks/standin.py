@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.extractors import check_images, check_pair, full_float32
+from bench.networks.extractors import check_images, check_pair, full_float32
 
 SIZE = 32  # images are averaged down, or repeated up, to this many pixels a side
 CHANNELS = (16, 32, 64)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.extractors import (
+from bench.networks.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     check_images,

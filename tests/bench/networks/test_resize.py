@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from bench.resize import tf1_bilinear
-from tests.bench.random_networks import noise_images
+from bench.networks.resize import tf1_bilinear
+from tests.bench.networks.random_networks import noise_images
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 300), (299, 64), (512, 40)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.extractors import IMAGENET_MEAN, IMAGENET_STD, check_images, fill, full_float32, normalised, on_meta
-from bench.resize import tf1_bilinear
+from bench.networks.extractors import IMAGENET_MEAN, IMAGENET_STD, check_images, fill, full_float32, normalised, on_meta
+from bench.networks.resize import tf1_bilinear
 from bench.weights import LocalWeights, read_tensors
 
 VGG16_SIZE = 224

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from bench.extractors import check_images, check_pair, fill, full_float32, on_meta
+from bench.networks.extractors import check_images, check_pair, fill, full_float32, on_meta
 from bench.weights import LocalWeights, read_tensors
 
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)

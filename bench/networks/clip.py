@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.extractors import check_images, fill, full_float32, normalised, on_meta, pil_images
+from bench.networks.extractors import check_images, fill, full_float32, normalised, on_meta, pil_images
 from bench.weights import LocalWeights, read_tensors
 
 ClipResize = Literal["pil-bicubic", "torch-bicubic"]

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-import bench.dinov2
-from bench.dinov2 import Dinov2Extractor, VisionTransformerShape, dinov2_extractor, resample_positions
+import bench.networks.dinov2
 from bench.errors import UserError
+from bench.networks.dinov2 import Dinov2Extractor, VisionTransformerShape, dinov2_extractor, resample_positions
 from bench.weights import LocalWeights
-from tests.bench.random_networks import CPU, SHA256, fill_with_noise, noise_images
+from tests.bench.networks.random_networks import CPU, SHA256, fill_with_noise, noise_images
 
 TINY = VisionTransformerShape("tiny", width=48, depth=2, num_heads=3)
 
@@ -163,7 +163,7 @@ def test_dinov2_vit_l_14_takes_the_published_names_and_shapes(monkeypatch: pytes
     assert sum(math.prod(shape) for shape in shapes.values()) == 304_368_640
     with torch.device("meta"):
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
-    monkeypatch.setattr(bench.dinov2, "read_tensors", lambda _: tensors)
+    monkeypatch.setattr(bench.networks.dinov2, "read_tensors", lambda _: tensors)
     weights = LocalWeights("dinov2-vit-l-14", Path("x"), SHA256, official=True)
     extractor = dinov2_extractor(weights, torch.device("meta"))
     assert extractor(noise_images(2, 32, 32))["pool"].shape == (2, 1024)

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from bench.errors import UserError
-from bench.inception import Resize, inception_extractor
+from bench.networks.inception import Resize, inception_extractor
 from bench.weights import LocalWeights
-from tests.bench.random_networks import CPU, SHA256, noise_images, pytorch_fid_network, random_inception
+from tests.bench.networks.random_networks import CPU, SHA256, noise_images, pytorch_fid_network, random_inception
 
 
 @pytest.fixture(scope="module")

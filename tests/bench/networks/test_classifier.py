@@ -8,8 +8,8 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from bench.classifier import ARCHITECTURE, DeitClassifier, open_classifier
 from bench.errors import UserError
+from bench.networks.classifier import ARCHITECTURE, DeitClassifier, open_classifier
 from bench.weights import WEIGHTS, LocalWeights, WeightsOptions, find_weights
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from bench.extractors import check_images, full_float32
+from bench.networks.extractors import check_images, full_float32
 from bench.weights import LocalWeights, MissingWeights, WeightsOptions, read_tensors, resolve_weights
 
 ARCHITECTURE = "deit_base_distilled_patch16_224"

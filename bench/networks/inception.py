@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.extractors import check_images, foreign_file, full_float32
-from bench.resize import tf1_bilinear
+from bench.networks.extractors import check_images, foreign_file, full_float32
+from bench.networks.resize import tf1_bilinear
 from bench.weights import LocalWeights, read_tensors
 
 Resize = Literal["tf1", "clean", "torch"]

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.extractors import (
+from bench.networks.extractors import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     check_images,
@@ -21,7 +21,7 @@ from bench.extractors import (
     pil_images,
 )
 from bench.weights import LocalWeights
-from tests.bench.random_networks import SHA256, noise_images
+from tests.bench.networks.random_networks import SHA256, noise_images
 
 WEIGHTS = LocalWeights("vgg16", Path("own.pth"), SHA256, official=False)
 

@@ -8,11 +8,11 @@ import torchvision
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-import bench.vgg
+import bench.networks.vgg
 from bench.errors import UserError
-from bench.vgg import vgg_extractor
+from bench.networks.vgg import vgg_extractor
 from bench.weights import LocalWeights
-from tests.bench.random_networks import CPU, SHA256, fill_with_noise, noise_images
+from tests.bench.networks.random_networks import CPU, SHA256, fill_with_noise, noise_images
 
 
 def small_vgg16(**_: object) -> nn.Module:
@@ -48,7 +48,7 @@ def test_vgg_is_torch_fidelitys(small_file: LocalWeights, size: int) -> None:
 def test_vgg_has_4096_features_of_torchvisions_network(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         tensors = torchvision.models.vgg16().state_dict()
-    monkeypatch.setattr(bench.vgg, "read_tensors", lambda _: tensors)
+    monkeypatch.setattr(bench.networks.vgg, "read_tensors", lambda _: tensors)
     extractor = vgg_extractor(LocalWeights("vgg16", Path("x"), SHA256, official=True), torch.device("meta"))
     assert extractor(noise_images(2, 64, 64))["pool"].shape == (2, 4096)
     assert (extractor.name, extractor.official) == ("vgg16-torchvision-fc2", True)

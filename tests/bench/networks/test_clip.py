@@ -14,11 +14,11 @@ import torch.nn.functional as F
 import torchvision
 from PIL import Image
 
-import bench.clip
-from bench.clip import VIT_B_32, VIT_G_14, ClipNetwork, clip_extractor
+import bench.networks.clip
 from bench.errors import UserError
+from bench.networks.clip import VIT_B_32, VIT_G_14, ClipNetwork, clip_extractor
 from bench.weights import LocalWeights
-from tests.bench.random_networks import CPU, SHA256, fill_with_noise, noise_images
+from tests.bench.networks.random_networks import CPU, SHA256, fill_with_noise, noise_images
 
 TINY = ClipNetwork("tiny-clip", "someone", "pil-bicubic")
 STRETCHED = ClipNetwork("tiny-clip", "someone", "torch-bicubic")
@@ -121,7 +121,7 @@ def test_clip_has_the_published_size(
         tensors = open_clip.CLIP(**open_clip.get_model_config(network.architecture)).state_dict()
     assert len(tensors) == num_tensors
     assert sum(tensor.numel() for tensor in tensors.values()) == num_parameters
-    monkeypatch.setattr(bench.clip, "read_tensors", lambda _: tensors)
+    monkeypatch.setattr(bench.networks.clip, "read_tensors", lambda _: tensors)
     weights = LocalWeights("clip-vit-b-32", Path("x"), SHA256, official=True)
     extractor = clip_extractor(weights, torch.device("meta"), network)
     images, texts = extractor.images(noise_images(2, 32, 32)), extractor.texts(["a cat", "two dogs"])
