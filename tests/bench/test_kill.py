@@ -24,9 +24,9 @@ NUM_KILLS = 20
 SMALL_FILE_BYTES = 4096  # less than a shard of features
 
 
-def _run(suite: Path, folder: Path, limit_bytes: int | None = None) -> None:
+def _run(num_threads: int, suite: Path, folder: Path, limit_bytes: int | None = None) -> None:
     """What a process does until it is killed."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)  # a part of the run's identity
     run_folder.RUNS = folder.parent / "results" / "runs"
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
@@ -45,7 +45,7 @@ def processes() -> ForkServerContext:
 
 
 def start(processes: ForkServerContext, *arguments: object) -> ForkServerProcess:
-    process = processes.Process(target=_run, args=arguments)
+    process = processes.Process(target=_run, args=(torch.get_num_threads(), *arguments))
     process.start()
     return process
 
