@@ -13,7 +13,7 @@ from bench.report import write_report
 TABLES = ROOT / "results" / "tables"
 README = ROOT / "README.md"
 PARTS = {"tables.md": ".md", "tables.csv": ".csv", "quality_speed.png": ".png"}
-TABLES_IN_README = 2  # quality and speed of the first data set
+TABLES_IN_README = 3  # quality, inversion and speed of the first data set
 
 
 def block_pattern(name: str) -> re.Pattern[str]:

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from bench.cli import build_parser
-from bench.publish import TABLES, block_pattern
+from bench.publish import TABLES, TABLES_IN_README, block_pattern
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def test_readme_shows_the_head_of_the_published_tables(name: str) -> None:
     found = block_pattern(name).search(README)
     assert found is not None, f"no place for {name}"
     shown = found.group().strip()
-    assert shown.count("| Model |") == 2
+    assert shown.count("| Model |") == TABLES_IN_README
     assert (TABLES / f"{name}.md").read_text(encoding="utf-8").startswith(shown)
 
 
