@@ -87,10 +87,16 @@ def honest_name(metric: Metric, protocol: Protocol, view: View, n: int, runs: in
 
     `n` images in each of `runs` sample sets.
     """
-    name = metric_name(metric, protocol) if view.official else f"{metric.generic}-{view.name}"
+    name = metric_name(metric, protocol) if view.official else _own_name(metric, protocol, view)
     short = [f"n={n}"] if n < protocol.num_images else []
-    short += [f"runs={runs}"] if runs < protocol.runs and view.official else []
+    short += [f"runs={runs}"] if runs < protocol.runs else []
     return f"{name} [{', '.join(short)}]" if short else name
+
+
+def _own_name(metric: Metric, protocol: Protocol, view: View) -> str:
+    """The name of a number of another network; it tells apart what one network serves, as the papers' names do."""
+    generic = metric.generic if protocol.layer != "spatial" else protocol.label.replace("FID", "FD")
+    return f"{generic}-{view.name}{protocol.suffix}"
 
 
 def caveats(protocol: Protocol, view: View, n: int, runs: int = 1) -> tuple[str, ...]:

@@ -49,6 +49,15 @@ def test_only_the_whole_protocol_is_called_fid(view: FakeView, n: int, name: str
     assert len(caveats(FID, view, n)) == num_caveats
 
 
+def test_protocols_of_one_network_keep_their_names_apart_where_it_is_not_the_official_one() -> None:
+    names = [
+        honest_name(METRICS["frechet"][0], PROTOCOLS[p], USERS_OWN, 50_000)
+        for p in ("fid50k_full@sg3", "fid50k@adm", "sfid50k_full@sgxl", "sfid50k@adm")
+    ]
+    own = "inception-3fa2b81c"
+    assert names == [f"FD-{own}", f"FD-{own}-ADM", f"sFD-{own}", f"sFD-{own}-ADM"]
+
+
 def test_protocols_of_one_network_have_different_names() -> None:
     names = {
         honest_name(METRICS["frechet"][0], PROTOCOLS[p], OFFICIAL, 50_000) for p in ("fid50k_full@sg3", "fid@clean")
