@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from kernels.bias_act import HOMOGENEOUS, LINEAR, LRELU_SLOPE, Activation, check
 from kernels.launch import CompileCase, Options, launch
 
 TILE, WIDEST_TILE = 4096, 1024  # elements: of a tile, and of one of its rows
+MAX_COLUMNS = 65_535 * WIDEST_TILE  # CUDA takes no more programs along the second dimension of a grid
 OPTIONS = Options(num_warps=4)
 SELU_SCALE, SELU_ALPHA = tl.constexpr(1.0507009873554805), tl.constexpr(1.6732632423543772)
 
@@ -168,7 +171,8 @@ class _Matrix:
     def of(cls, x: Tensor, dim: int | None) -> _Matrix:
         """Arrange `x` for a bias along `dim`, or for none."""
         if dim is None or x.shape[dim] == 1:
-            return cls(x.shape[0], x.numel() // x.shape[0], 1, True)
+            rows = next(n for n in accumulate(x.shape, mul) if x.numel() // n <= MAX_COLUMNS)
+            return cls(rows, x.numel() // rows, 1, True)
         size, step = x.shape[dim], x.stride(dim)
         per_row = step > 1
         columns = step if per_row else size
@@ -279,7 +283,8 @@ def _run(operands: _Operands, spec: _Spec, order: int, wants_sums: bool) -> tupl
     sums = matrix.new_sums(y) if wants_sums else None
     rows, columns = matrix.tile
     act = spec.activation
-    tensors = (x, operands.bias, gradient, operands.gradient_bias, factor, y, sums)
+    bias, gradient_bias = (None if t is None else t.contiguous() for t in (operands.bias, operands.gradient_bias))
+    tensors = (x, bias, gradient, gradient_bias, factor, y, sums)
     sizes = (matrix.rows, matrix.columns, matrix.biases)
     numbers = (LRELU_SLOPE if act.alpha is None else act.alpha, act.full_gain, stored_clamp(act.clamp, y.dtype))
     constants = {
@@ -298,7 +303,7 @@ def _run(operands: _Operands, spec: _Spec, order: int, wants_sums: bool) -> tupl
 @cache
 def stored_clamp(clamp: float | None, dtype: torch.dtype) -> float:
     """The clamp as an output of this dtype holds it, so that a clamped output is found by comparing; 0 for none."""
-    return 0.0 if clamp is None else float(torch.tensor(clamp, dtype=dtype))
+    return 0.0 if clamp is None else float(torch.tensor(clamp, dtype=dtype, device="cpu"))
 
 
 def _case(name: str, order: int, dtype: torch.dtype, memory_format: torch.memory_format) -> CompileCase:

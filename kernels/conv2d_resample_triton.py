@@ -14,7 +14,7 @@ from kernels.bias_act import Activation
 from kernels.conv2d_resample import SAME_SIZE, ResampledConv, check_shapes, fir_down, fir_up, full_padding
 from kernels.conv_geometry import Geometry, Size
 from kernels.conv_gradient_triton import weight_gradient
-from kernels.conv_plan import Fusion, case_of_dtype, composes, remember
+from kernels.conv_plan import Fusion, case_of_dtype, composes, is_captured, remember
 from kernels.conv_triton import convolve
 from kernels.launch import CompileCase
 from kernels.modulated_conv import Epilogue
@@ -91,7 +91,7 @@ def _composed(weight: Tensor, fir: Tensor, conv: ResampledConv) -> Tensor:
     if fir.is_inference() or version != fir._version:
         with torch.inference_mode(False), torch.no_grad():
             made = make()
-        if not fir.is_inference():
+        if not fir.is_inference() and not is_captured(weight):
             by_filter[fir] = fir._version, made
     found: Tensor = made
     return found

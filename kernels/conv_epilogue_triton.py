@@ -107,14 +107,17 @@ def finish_arguments(
     (y, sums), (dtype, pixels) = outputs, shape
     noise = None if epilogue.noise is None else epilogue.noise.contiguous()
     noise_step = pixels if noise is not None and noise.numel() > pixels else 0
-    scale, next_style = (None if t is None else t.contiguous() for t in (fusion.scale, fusion.next_style))
+    scale, next_style, bias = (
+        None if t is None else t.contiguous() for t in (fusion.scale, fusion.next_style, epilogue.bias)
+    )
     against = None if fusion.against is None else fusion.against.contiguous(memory_format=torch.channels_last)
     alpha = LRELU_SLOPE if act.alpha is None else act.alpha
     painted: tuple[Tensor | None, ...] = (None,) * 5
     if colours is not None:
-        painted = (colours.weight, colours.bias, colours.skip, colours.fir, colours.image)
+        read = (colours.weight, colours.bias, colours.skip, colours.fir)
+        painted = (*(None if t is None else t.contiguous() for t in read), colours.image)
     rgb_clamp = None if colours is None else colours.clamp
-    tensors = (scale, noise, epilogue.bias, next_style, against, y, fusion.unscaled, sums, *painted)
+    tensors = (scale, noise, bias, next_style, against, y, fusion.unscaled, sums, *painted)
     numbers = (noise_step, alpha, act.full_gain, stored_clamp(act.clamp, dtype), rgb_clamp or 0.0)
     constants = {
         "NAME": act.name, "CLAMPED": act.clamp is not None, "MOMENTS": fusion.moments,

@@ -154,7 +154,7 @@ def layer_gradient(dy: Tensor, layer: Layer, wants: tuple[bool, bool, bool]) -> 
     )
     noise_sums = dy.new_zeros(strips, n, 1, height, width, dtype=torch.float32) if wants_noise else None
     plain = act.name == "linear" and act.clamp is None and scale_sums is None
-    noise = None if epilogue.noise is None else epilogue.noise.contiguous()
+    noise, bias, scale = (None if t is None else t.contiguous() for t in (epilogue.noise, epilogue.bias, scale))
     noise_step = pixels if noise is not None and noise.numel() > pixels else 0
     alpha = LRELU_SLOPE if act.alpha is None else act.alpha
     numbers = (
@@ -163,7 +163,7 @@ def layer_gradient(dy: Tensor, layer: Layer, wants: tuple[bool, bool, bool]) -> 
     )
     constants = {"NAME": act.name, "CLAMPED": act.clamp is not None, "PIXELS": PIXELS, "CHANNELS": CHANNELS}
     y = None if plain else layer.y.contiguous(memory_format=torch.channels_last)
-    tensors = (dy, y, scale, noise, epilogue.bias, gradient, sums, scale_sums, noise_sums)
+    tensors = (dy, y, scale, noise, bias, gradient, sums, scale_sums, noise_sums)
     if dy.numel():
         launch(_layer_gradient_kernel, (n * tiles, strips), (*tensors, *numbers), constants, LAYER_OPTIONS)
     return LayerGradient(
@@ -200,7 +200,8 @@ def _weight_gradient(
         "BLOCK_M": m, "BLOCK_N": width, "BLOCK_K": k,
     }  # fmt: skip
     sizes = (num_pixels, *geometry.in_size, channels, *geometry.out_size, out_channels, steps)
-    options = Options(num_warps=4 if 90 <= architecture(x.device) < 100 else 8, num_stages=3)  # elsewhere 4 spill
+    few = 90 <= architecture(x.device) < 100 and m > 16  # elsewhere 4 spill
+    options = Options(num_warps=4 if few else 8, num_stages=3)
     launch(_weight_gradient_kernel, (tiles, parts), (x, dy, style, dy_style, sums, *sizes), constants, options)
     found = sums.sum(0).permute((3, 0, 1, 2) if geometry.swapped else (0, 3, 1, 2))
     return (found.flip(2, 3) if geometry.flipped else found).contiguous()
@@ -215,8 +216,8 @@ def _steps(num_pixels: int, block: int, tiles: int, size: int, device: torch.dev
 
 def _weight_case(name: str, x: tuple[int, int, int, int], outputs: int, dtype: str) -> CompileCase:
     def call(dtype: torch.dtype) -> None:
-        size = (x[2], x[3])
-        geometry = Geometry.of(size, (3, 3), (1, 1, 1, 1))
+        size, taps = (x[2], x[3]), 1 if name.startswith("rgb") else 3
+        geometry = Geometry.of(size, (taps, taps), (taps // 2,) * 4)
         if name.startswith("up"):
             geometry = Geometry.upsampling(size, (3, 3), 2, flipped=True)
         dy = torch.empty(x[0], outputs, *geometry.out_size, dtype=dtype, device="meta")
@@ -244,4 +245,5 @@ COMPILE_CASES = (
     _weight_case("512-512-64", (16, 512, 64, 64), 512, "tf32"),
     _weight_case("up-512-512-32", (16, 512, 32, 32), 512, "bfloat16"),
     _weight_case("32-32-1024", (4, 32, 1024, 1024), 32, "float16"),
+    _weight_case("rgb-512-3-64", (16, 512, 64, 64), 3, "float16"),
 )

@@ -28,7 +28,7 @@ RATES = {80: (218e12, 1.8e12), 90: (690e12, 2.9e12), 100: (1570e12, 7.0e12)}
 class Colours:
     """An image that a launch makes of its output, by products with it, and adds to the image so far.
 
-    All tensors are contiguous. With `fir` the image so far has half the size, and is doubled as `upsample2d` does.
+    The image is contiguous. With `fir` the image so far has half the size, and is doubled as `upsample2d` does.
     """
 
     image: Tensor  # [N, colours, H, W], which is written
@@ -184,10 +184,15 @@ def remember(weight: Tensor, key: Hashable, make: Callable[[], Any]) -> Any:
     if key not in kept:
         with torch.inference_mode(False), torch.no_grad():
             made = make()
-        if weight.is_cuda and torch.cuda.is_current_stream_capturing():  # it has no values before the graph is replayed
+        if is_captured(weight):
             return made
         kept[key] = made
     return kept[key]
+
+
+def is_captured(weight: Tensor) -> bool:
+    """Whether what is made of a weight now belongs to a CUDA graph, and has no values before that is replayed."""
+    return weight.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -70,7 +70,8 @@ def demodulation_triton(weight: Tensor, styles: Tensor) -> Tensor:
 
 def packed_energy(weights: Sequence[Tensor]) -> PackedEnergy:
     """Return `PackedEnergy.of(weights)`; where it needs no gradient it is kept until one of them changes."""
-    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+    tracked = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    if tracked or any(weight.is_inference() for weight in weights):  # changes of the latter aren't counted
         return PackedEnergy.of(weights)
     others = tuple((weight.data_ptr(), weight._version) for weight in weights[1:])
     packed: PackedEnergy = remember(weights[0], ("energy", others), lambda: PackedEnergy.of(weights))

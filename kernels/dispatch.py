@@ -123,6 +123,10 @@ def _triton_obstacle(spec: KernelSpec, tensors: tuple[Tensor, ...]) -> str | Non
     elsewhere = next((tensor.device for tensor in tensors if not tensor.is_cuda), None)
     if elsewhere is not None and not (INTERPRETED and elsewhere.type == "cpu"):
         return f"a tensor is on the device {elsewhere} and Triton needs all of them on a GPU"
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        names = " and ".join(sorted(map(str, devices)))
+        return f"tensors are on the devices {names} and Triton needs all of them on the same GPU"
     dtype = next((tensor.dtype for tensor in tensors if tensor.dtype not in TRITON_DTYPES), None)
     if dtype is not None:
         return f"a tensor is {dtype} and the Triton kernels take float32, float16 and bfloat16"

@@ -31,7 +31,8 @@ from kernels.padded_conv import as_padding
 OPTIONS = Options(num_warps=8)
 SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": LRELU_SLOPE}
 MIN_BLOCKS = 4  # of a program that goes down a part of a strip
-IDENTITY = torch.ones(1, device="cpu")
+with torch.inference_mode(False):  # whichever mode this is imported in, so that its matrices can be kept
+    IDENTITY = torch.ones(1, device="cpu")
 
 
 @triton.jit
@@ -247,7 +248,7 @@ def _run(x: Tensor, gate: Tensor | None, bias: Tensor | None, plan: _Plan) -> Te
     numbers = (SLOPES[act.name] if act.alpha is None else act.alpha, 0.0 if act.clamp is None else act.clamp)
     constants = {"CLAMPED": act.clamp is not None, "PRECISION": precision(x.dtype), "BLOCK_C": block_c}
     constants |= _constants(plan, cuts)
-    tensors = (x, gate, bias, y, *_matrices(plan, cuts, x))
+    tensors = (x, gate, None if bias is None else bias.contiguous(), y, *_matrices(plan, cuts, x))
     launch(_filtered_lrelu_kernel, (tiles * parts,), (*tensors, *sizes, *counts, *numbers), constants, OPTIONS)
     return y
 

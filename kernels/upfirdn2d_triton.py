@@ -253,8 +253,8 @@ def _passes(x: Tensor, fir: Tensor | None, resampling: Resampling) -> list[tuple
     rows = _Axis(x.shape[2], height, taps_y, up_y, down_y, y0)
     columns = _Axis(x.shape[3], width, taps_x, up_x, down_x, x0)
     flipped = not resampling.flip_filter  # the kernel correlates
-    if fir is None or fir.ndim == 2:
-        fir = x.new_ones(1, 1, dtype=torch.float32) if fir is None else fir.contiguous()
+    fir = x.new_ones(1, 1, dtype=torch.float32) if fir is None else fir.contiguous()
+    if fir.ndim == 2:
         return [(fir, _Pass(rows, columns, flipped, resampling.gain))]
     kept = _Axis(x.shape[2], x.shape[2], 1, 1, 1, 0)
     first = (fir[None], _Pass(kept, columns, flipped, resampling.gain))
@@ -277,7 +277,7 @@ def _run(x: Tensor, fir: Tensor, which: _Pass, epilogue: Epilogue = NOTHING, sca
     widest = TILE_LANES if planes else TILE_BYTES // x.element_size()
     tile = min(widest, 1 << (ACCUMULATORS // (patch_rows * patch_columns)).bit_length() - 1)
     _check_epilogue(y, epilogue)
-    noise = None if epilogue.noise is None else epilogue.noise.contiguous()
+    noise, bias, scale = (None if t is None else t.contiguous() for t in (epilogue.noise, epilogue.bias, scale))
     noise_step = rows.out_size if noise is not None and noise.numel() > rows.out_size * columns.out_size else 0
     act = epilogue.activation
     sizes = (patches, channels, height, width, rows.out_size, columns.out_size)
@@ -290,9 +290,7 @@ def _run(x: Tensor, fir: Tensor, which: _Pass, epilogue: Epilogue = NOTHING, sca
         "UNROLLED": which.unrolled,        "LANES": tile // block, "BLOCK_C": block,
     }  # fmt: skip
     grid = (triton.cdiv(patches, tile // block), triton.cdiv(depth, block))
-    launch(
-        _upfirdn2d_kernel, grid, (x, fir, noise, epilogue.bias, scale, y, *sizes, *starts, *numbers), constants, OPTIONS
-    )
+    launch(_upfirdn2d_kernel, grid, (x, fir, noise, bias, scale, y, *sizes, *starts, *numbers), constants, OPTIONS)
     return y
 
 

@@ -30,6 +30,7 @@ class Recording(Generic[Output]):
 
     replay: Callable[[], object]
     output: Output
+    run: object = None  # the call: while this is there, so is the memory that the graph reads
 
 
 Recorder = Callable[[Run], Recording[Tensor]]
@@ -51,7 +52,7 @@ def record_cuda_graph(run: Callable[[], Output]) -> Recording[Output]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = run()
-    return Recording(graph.replay, output)
+    return Recording(graph.replay, output, run)
 
 
 def _require_no_waiting(run: Callable[[], object]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,17 @@ def test_select_auto_leaves_a_kernel_alone_that_no_gpu_has_proven(monkeypatch: p
     assert explain("bias_act").startswith("bias_act: reference, because no GPU has held its Triton kernel")
     with use("triton"):
         assert select("bias_act") is bias_act
+
+
+def test_select_wants_all_tensors_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_missing", lambda: False)
+    tensors: list[Any] = [
+        SimpleNamespace(is_cuda=True, device=torch.device("cuda", index), dtype=torch.float32) for index in (1, 0)
+    ]
+    assert select(WITH_TRITON, tensors[0], tensors[0]) is bias_act
+    assert select(WITH_TRITON, *tensors) is bias_act_reference
+    with use("triton"), pytest.raises(KernelUnavailableError, match="on the devices cuda:0 and cuda:1 and Triton"):
+        select(WITH_TRITON, *tensors)
 
 
 def test_select_heeds_the_limits_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from functools import partial
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -170,6 +172,16 @@ def test_protocol_is_that_of_the_generator(small: Any) -> None:
     for field in ("resolution", "conditioning", "num_classes", "nfe", "settings"):
         assert getattr(graphed, field) == getattr(small, field)
     graphed.settings = dataclasses.replace(small.settings)
+
+
+def test_a_recording_keeps_the_memory_that_its_graph_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "cuda", MagicMock())
+    weight = torch.ones(2)
+    alive = weakref.ref(weight)
+    recording = record_cuda_graph(partial(torch.mul, weight, 2))
+    del weight
+    assert alive() is not None
+    assert recording.output.tolist() == [2.0, 2.0]
 
 
 def test_a_generator_on_a_cpu_is_refused(small: Any) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from kernels import bias_act_triton
 from kernels.bias_act import Activation, bias_act
+from kernels.dispatch import use
 from tests.kernels.interpreted.agreement import DTYPES, assert_agrees
 
 LRELU = Activation("lrelu", clamp=0.8)
@@ -84,3 +86,31 @@ def test_bias_act_of_nothing_is_nothing() -> None:
     y.sum().backward()
     assert y.shape == x.shape
     assert torch.equal(bias.grad, torch.zeros(3)) if bias.grad is not None else False
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_bias_act_takes_a_bias_of_any_strides(step: int) -> None:
+    inputs = {"x": image(3, 37, 5, 2), "bias": image(73)}
+    assert_agrees(lambda t: bias_act(t["x"], t["bias"].as_strided((37,), (step,)), LRELU), inputs, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["lrelu", "swish"])
+def test_bias_act_takes_an_expanded_gradient_of_the_gradient_of_its_bias(name: str) -> None:
+    x, bias = image(3, 37, 5, 2).float(), image(37).float().requires_grad_()
+    dy = image(3, 37, 5, 2).float().requires_grad_()
+    found: list[torch.Tensor] = []
+    for implementation in ("triton", "reference"):
+        with use(implementation):
+            (dbias,) = torch.autograd.grad(bias_act(x, bias, Activation(name)), bias, dy, create_graph=True)
+            found += torch.autograd.grad(dbias.sum(), dy)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 1024, 1024), (64, 64, 1024, 1024), (64, 1, 16384, 8192), (1, 2**27)])
+def test_bias_act_stays_within_the_limits_of_a_grid(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[tuple[int, int]] = []
+    monkeypatch.setattr(bias_act_triton, "launch", lambda _kernel, grid, *_: grids.append(grid))
+    bias_act_triton.bias_act_triton(torch.empty(shape, device="meta"), None, LRELU)
+    ((down, across),) = grids
+    assert down < 2**31
+    assert across < 2**16

@@ -107,3 +107,19 @@ def test_weight_and_filter_become_one_where_memory_is_the_limit(inputs: int, win
     x = torch.empty(1, inputs, 64, 64, dtype=torch.float16, device="meta")
     with recording(90):
         assert composes(x, geometry, inputs // 2, (4, 4)) is wins
+
+
+@torch.no_grad()
+def test_what_is_composed_for_a_cuda_graph_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv2d_resample_triton, "composes", lambda *_: True)
+    x, weight, fir = draw(1, 3, 4, 4).float(), draw(2, 3, 3, 3).float(), setup_filter([1, 3, 3, 1])
+
+    def composed(fir: Tensor) -> Tensor:
+        return conv2d_resample_triton.begin_resampled(x, weight, fir, CONVS["up"])[1]
+
+    assert composed(fir) is composed(fir)
+    other = fir.clone()
+    with monkeypatch.context() as capture:
+        capture.setattr(conv2d_resample_triton, "is_captured", lambda _: True)
+        assert composed(other) is not composed(other)
+    assert composed(other) is composed(other)

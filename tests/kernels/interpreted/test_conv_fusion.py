@@ -19,7 +19,7 @@ from kernels.launch import Options, recording
 from kernels.modulated_conv import Epilogue
 from kernels.upfirdn2d import setup_filter, upsample2d
 
-FIR = setup_filter([[1, 3, 3, 1], [2, 5, 1, 1], [0, 3, 2, 1], [1, 1, 7, 1]])
+FIR = setup_filter([[1, 3, 3, 1], [2, 5, 1, 1], [0, 3, 2, 1], [1, 1, 7, 1]]).mT.contiguous().mT  # of any strides
 SMALL = Tile(16, 32, 16, Options())
 TILES = {"chosen": None, "tiles-share-a-sample": SMALL, "samples-share-a-tile": replace(SMALL, m=128)}
 SIZES = ((3, 4), (5, 7))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels.demodulation import demodulation, demodulation_reference
-from kernels.demodulation_triton import PackedEnergy, demodulations_triton
+from kernels.demodulation_triton import PackedEnergy, demodulations_triton, packed_energy
 from tests.kernels.interpreted.agreement import DTYPES, assert_agrees
 
 
@@ -30,3 +30,11 @@ def test_demodulations_do_all_layers_in_one_launch() -> None:
 def test_demodulations_names_wrong_styles() -> None:
     with pytest.raises(ValueError, match=r"styles \[2, 4\] for layers \(\(3, 5\),\); allowed is \[N, 5\]"):
         demodulation(torch.ones(3, 5, 1, 1), torch.ones(2, 4))
+
+
+@torch.inference_mode()
+def test_packed_energy_takes_weights_that_count_no_changes() -> None:
+    weights = [draw(3, 5, 1, 1).float(), draw(4, 3, 3, 3).float()]
+    before = packed_energy(weights).values
+    weights[1].mul_(2)
+    torch.testing.assert_close(packed_energy(weights).values, torch.cat([before[:15], 4 * before[15:]]))

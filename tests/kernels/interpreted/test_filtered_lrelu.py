@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -170,3 +172,22 @@ def test_filtered_lrelu_says_what_it_does_not_take(fir: Tensor, spec: FilteredLR
         filtered_lrelu(torch.ones(1, 1, 4, 4), None, fir, None, spec)
     with use("auto"):
         assert filtered_lrelu(torch.ones(1, 1, 4, 4), None, fir, None, spec).isfinite().all()
+
+
+def test_filtered_lrelu_takes_a_bias_of_any_strides() -> None:
+    x, bias, fir = draw(2, 3, 6, 5).float(), draw(3).float(), window(12)
+    spec = FilteredLReLU(2, 2, (9, 8, 9, 8), LRELU)
+    strided = torch.stack([bias, bias + 1], -1)[:, 0]
+    assert torch.equal(filtered_lrelu(x, strided, fir, fir, spec), filtered_lrelu(x, bias, fir, fir, spec))
+
+
+def test_the_filter_in_the_place_of_none_counts_its_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of one that doesn't are made at each call, which a CUDA graph can't do."""
+    spec = importlib.util.spec_from_file_location("imported_again", filtered_lrelu_triton.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "imported_again", module)
+    with torch.inference_mode():
+        spec.loader.exec_module(module)
+    assert not module.IDENTITY.is_inference()

@@ -224,3 +224,17 @@ def test_convolve_scales_for_the_next_layer() -> None:
     y, _ = conv_triton.convolve(x, weight, geometry, Fusion(next_style=style))
     want = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1) * style.double()[:, :, None, None]
     assert (y.double() - want).norm() / want.norm() < 1e-6
+
+
+@pytest.mark.parametrize("conv", [SAME, UP], ids=["same", "up"])
+def test_modulated_conv2d_takes_factors_of_any_strides(conv: ModulatedConv) -> None:
+    def run(t: Tensors) -> Tensor:
+        epilogue = Epilogue(None, t["bias"][::2], LRELU, t["scale"].T)
+        fir = FIR.to(t["x"].dtype)
+        return modulated_conv2d(
+            t["x"], t["weight"], t["styles"], replace(conv, demodulate=False), fir=fir, epilogue=epilogue
+        )
+
+    inputs = problem((2, 6, 5, 9), 4, 3, (1, 1)) | {"bias": draw(7), "scale": draw(4, 2) / 4 + 1}
+    del inputs["noise"]
+    assert_agrees(run, inputs, torch.float32, orders=1)

@@ -127,3 +127,14 @@ def test_upfirdn2d_epilogue_names_wrong_shapes(noise: tuple[int, ...]) -> None:
         upfirdn2d_epilogue_triton(x, None, Resampling(), Epilogue(torch.ones(noise)))
     with pytest.raises(ValueError, match=r"bias \[4\]"):
         upfirdn2d_epilogue_triton(x, None, Resampling(), Epilogue(None, torch.ones(4)))
+
+
+def test_upfirdn2d_takes_filters_and_factors_of_any_strides() -> None:
+    x, fir, bias, scale = (draw(*shape).float() for shape in ((2, 3, 6, 5), (6,), (3,), (2, 3)))
+    strided = [torch.stack([t, t + 1], -1)[..., 0] for t in (fir, bias, scale)]
+    found = []
+    with torch.no_grad():
+        for taps, shift, factor in ((fir, bias, scale), strided):
+            epilogue = Epilogue(None, shift, Activation("lrelu"))
+            found.append(upfirdn2d_epilogue_triton(x, taps, Resampling(2, 1, 4), epilogue, factor))
+    assert torch.equal(*found)
