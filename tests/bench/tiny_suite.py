@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bench.environment import choose_device
 from bench.plan import PlanOptions, make_plan
 from bench.records import Record, read_records
 from bench.run import RunOptions, execute
@@ -35,7 +36,8 @@ max_batch_size = 2
 
 def run_tiny(suite: Path, how: RunOptions, **changes: Any) -> tuple[Path, list[Record]]:
     options = PlanOptions(suite=str(suite), **changes)
-    result = execute(make_plan(options, CPU), options, how)
+    device = choose_device("cpu")  # as every command: it sets the flags that are a part of the run's identity
+    result = execute(make_plan(options, device), options, how)
     return result.folder, read_records(result.folder / "records.jsonl") if result.complete else []
 
 
