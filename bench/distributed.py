@@ -79,7 +79,7 @@ def world_of_torchrun() -> World | None:
     if int(os.environ["WORLD_SIZE"]) != int(os.environ["LOCAL_WORLD_SIZE"]):
         raise UserError(
             f"torchrun started {os.environ['WORLD_SIZE']} processes, {os.environ['LOCAL_WORLD_SIZE']} of them here; "
-            "it can be used on one node. On several, give each process --shard I/N (see README, Scaling out)."
+            "it can be used on one node. On several, give each process --shard I/N (README: scaled out)."
         )
     return World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 

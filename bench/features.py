@@ -103,20 +103,17 @@ class FeatureSet:
     @property
     def pixels_sha256(self) -> str:
         """The hash of the pixels of all images in the shards."""
-        return self._hash_of(PIXELS)
+        return _digest(self.shards, PIXELS)
 
     @property
     def prompts_sha256(self) -> str | None:
         """The hash of the texts, in order, that the images should show; None for images without."""
-        return self._hash_of(PROMPTS) if PROMPTS in self._names() else None
+        return _digest(self.shards, PROMPTS) if PROMPTS in self._names() else None
 
     @property
     def thumbnails(self) -> Tensor:
         """The first images, uint8 `[N, 3, H, W]`."""
         return torch.cat([_read(path, THUMBNAILS) for path in self.shards])
-
-    def _hash_of(self, name: str) -> str:
-        return hashlib.sha256(torch.cat([_read(path, name) for path in self.shards]).numpy().tobytes()).hexdigest()
 
     def _names(self) -> list[str]:
         with safetensors.safe_open(self.shards[0], "pt") as content:
@@ -128,6 +125,11 @@ def _statistics(features: FeatureSet, view: str, layer: str) -> FeatureStatistic
     blocks = features.blocks(view, layer)
     first = next(blocks)
     return functools.reduce(FeatureStatistics.update, blocks, FeatureStatistics.empty(first.shape[1]).update(first))
+
+
+@functools.lru_cache(maxsize=12)  # every protocol's rows name them
+def _digest(shards: tuple[Path, ...], name: str) -> str:
+    return hashlib.sha256(torch.cat([_read(path, name) for path in shards]).numpy().tobytes()).hexdigest()
 
 
 def _read(path: Path, name: str) -> Tensor:

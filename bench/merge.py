@@ -26,13 +26,10 @@ def check_parts(sources: Sequence[Path], identity: Identity) -> None:
             )
 
 
-def copy_parts(sources: Sequence[Path], folder: Path) -> int:
-    """Copy the shards that `folder` lacks, the first found of each; returns how many."""
-    copied = 0
+def copy_parts(sources: Sequence[Path], folder: Path) -> None:
+    """Copy the shards that `folder` lacks, the first found of each."""
     for source in sources:
         for path in sorted(source.rglob("*.safetensors")):
             target = folder / path.relative_to(source)
             if not target.exists():
                 write_atomic(target, path.read_bytes())
-                copied += 1
-    return copied

@@ -172,9 +172,9 @@ def execute(plan: Plan, options: PlanOptions, how: RunOptions) -> RunResult:
     if why_not is not None:
         views.missing["vgg16-lpips"] = why_not
     classifier = open_classifier(options.network_weights, plan.device) if "deit" in needed_weights(plan) else None
-    identity = identify(plan, options, views, perceptual.sha256)
-    if classifier is not None:
-        identity["networks"]["deit"] = classifier.sha256
+    networks = {name: view.sha256 for name, view in views.views.items()} | {"perceptual": perceptual.sha256}
+    networks |= {} if classifier is None else {"deit": classifier.sha256}
+    identity = identify(plan, options, networks)
     folder = choose_folder(identity, plan, how.output, fresh=how.fresh)
     progress = Progress([task.estimate_s for task in plan.tasks])
     references = tuple(load_reference(path) for path in options.references)

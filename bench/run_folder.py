@@ -7,7 +7,7 @@ import datetime
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,24 @@ from bench.environment import ROOT, environment_facts, machine_slug, source_sha2
 from bench.errors import UserError
 from bench.fetch import file_sha256
 from bench.plan import Plan, PlanOptions
-from bench.views import OpenedViews
 
 RUNS = ROOT / "results" / "runs"
 LOCK = ".lock"
 Identity = dict[str, Any]  # everything that a number of a run depends on, by name
 
 
-def identify(plan: Plan, options: PlanOptions, views: OpenedViews, perceptual_sha256: str) -> Identity:
-    """Everything that a number of the run depends on; runs with equal ones may share shards."""
+def identify(plan: Plan, options: PlanOptions, networks: Mapping[str, str]) -> Identity:
+    """Everything that a number of the run depends on; runs with equal ones may share shards.
+
+    `networks` are the SHA-256 of the weights of those that look at images, by name.
+    """
     weights = {name: file_sha256(path) for name, path in options.model_weights.items()}
     facts = {
         "source": source_sha256(),
         "suite": [plan.suite.name, plan.suite.version, plan.suite.seed],
         "entries": [repr(stage.entry) for stage in plan.stages],
         "data": [stage.dataset.content_sha256() for stage in plan.stages],
-        "networks": {name: view.sha256 for name, view in views.views.items()} | {"perceptual": perceptual_sha256},
+        "networks": dict(networks),
         "weights": weights,
         "prompts": [stage.prompts.sha256 for stage in plan.stages if stage.prompts is not None],
         "references": [file_sha256(path) for path in options.references],
